@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors that a user can act on: what happened, the value, the rule it breaks, and the remedy.
+
+The command line prints them without a traceback and exits with `exit_code`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SwitchT5Error(Exception):
+  """Base of all errors meant for the user.
+
+  Args:
+    what: one sentence: what is wrong.
+    value: the offending value, as the user wrote it.
+    rule: the rule that the value breaks.
+    remedy: what to change, concretely.
+  """
+
+  exit_code = 2
+
+  def __init__(
+    self, what: str, *, value: object = None, rule: str | None = None, remedy: str | None = None
+  ):
+    self.what, self.value, self.rule, self.remedy = what, value, rule, remedy
+    lines = [what]
+    if value is not None:
+      lines.append(f"  value:  {value}")
+    if rule is not None:
+      lines.append(f"  rule:   {rule}")
+    if remedy is not None:
+      lines.append(f"  remedy: {remedy}")
+    super().__init__("\n".join(lines))
+
+
+class ConfigError(SwitchT5Error):
+  """A command line, gin file or parameter that cannot be run."""
+
+
+class MeshError(ConfigError):
+  """A mesh, batch or model dimension that does not divide, or devices that are not there."""
+
+
+class DataError(SwitchT5Error):
+  """Data that is missing, empty, malformed or does not match the model."""
+
+  exit_code = 3
+
+
+class CheckpointError(SwitchT5Error):
+  """A checkpoint that is missing, damaged, of another shape or cannot be written."""
+
+  exit_code = 3
+
+
+class DivergedError(SwitchT5Error):
+  """The loss is not finite."""
+
+  exit_code = 4
+
+
+class Interrupted(SwitchT5Error):
+  """A signal stopped the run after its state was saved; the same command goes on."""
+
+  exit_code = 75
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+  """Returns `Did you mean ...?` with the closest of `known`, or the known names if none is close."""
+  known = sorted(known)
+  close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+  if close:
+    return f"Did you mean {' or '.join(close)}?"
+  return f"Known: {', '.join(known)}."
