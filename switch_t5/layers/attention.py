@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multi-head attention as T5 has it: no biases, logits not scaled at run time."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from switch_t5.layers.dense import Dense
+from switch_t5.layers.dropout import dropout
+from switch_t5.sharding.annotate import constrain
+from switch_t5.types import Array, DType, PRNGKey
+
+MASKED_LOGIT = -1e10
+
+
+class Attention(nnx.Module):
+  """Attention of queries over keys and values; kernels are fused over heads, [d, H * k].
+
+  Args:
+    d_model: d.
+    num_heads: H.
+    d_kv: k, the size of a head.
+    dropout_rate: of the attention probabilities; one mask for all queries, as T5X draws it.
+    scale: of the initialisers. The query's is divided by k, in place of scaling the logits.
+    dtype: of the activations; the softmax is float32.
+    rngs: stream `params`.
+  """
+
+  def __init__(
+    self,
+    d_model: int,
+    num_heads: int,
+    d_kv: int,
+    *,
+    dropout_rate: float,
+    scale: float,
+    dtype: DType,
+    rngs: nnx.Rngs,
+  ):
+    def project(scale: float) -> Dense:
+      axes = ("embed", "joined_kv")
+      return Dense(d_model, num_heads * d_kv, axes=axes, scale=scale, dtype=dtype, rngs=rngs)
+
+    self.query, self.key, self.value = project(scale / d_kv), project(scale), project(scale)
+    self.out = Dense(
+      num_heads * d_kv, d_model, axes=("joined_kv", "embed"), scale=scale, dtype=dtype, rngs=rngs
+    )
+    self.num_heads, self.d_kv, self.dropout_rate = num_heads, d_kv, dropout_rate
+
+  def __call__(
+    self,
+    x: Array,
+    memory: Array,
+    mask: Array,
+    bias: Array | None = None,
+    key: PRNGKey | None = None,
+  ) -> Array:
+    """Attends.
+
+    Args:
+      x: queries come from it, [B * Q, d].
+      memory: keys and values come from it, [B * K, d]; x itself in self-attention.
+      mask: bool [B, 1, Q, K], False where a query must not see a key.
+      bias: float32 [1, H, Q, K] added to the logits.
+      key: for dropout.
+
+    Returns:
+      [B * Q, d].
+    """
+    q, k, v = (
+      constrain(
+        projected.reshape(mask.shape[0], -1, self.num_heads, self.d_kv),
+        "batch",
+        "length",
+        "heads",
+        "kv",
+      )
+      for projected in (self.query(x), self.key(memory), self.value(memory))
+    )
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+      logits = logits + bias
+    probs = jax.nn.softmax(jnp.where(mask, logits, MASKED_LOGIT), axis=-1).astype(v.dtype)
+    batch, heads, _, keys = probs.shape
+    probs = dropout(probs, self.dropout_rate, key, (batch, heads, 1, keys))
+    attended = jnp.einsum("bhqk,bkhd->bqhd", probs, v)
+    return self.out(attended.reshape(-1, self.num_heads * self.d_kv))

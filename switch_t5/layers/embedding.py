@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token embeddings, shared by encoder, decoder and (in T5 1.0) the logits."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from switch_t5.layers.dense import stable_logits
+from switch_t5.sharding.annotate import param
+from switch_t5.types import Array, DType
+
+
+class Embedding(nnx.Module):
+  """A table [V, d], drawn from N(0, 1); float32, used in `dtype`."""
+
+  def __init__(self, vocab_size: int, features: int, *, dtype: DType, rngs: nnx.Rngs):
+    table = jax.random.normal(rngs.params(), (vocab_size, features))
+    self.embedding = param(table, ("vocab", "embed"))
+    self.dtype = dtype
+
+  def __call__(self, token_ids: Array) -> Array:
+    """Maps int32 [tokens] to [tokens, d]."""
+    # Rows are gathered before the cast: casting the table would touch all of it.
+    return self.embedding[...][token_ids].astype(self.dtype)
+
+  def logits(self, x: Array) -> Array:
+    """Maps [tokens, d] to float32 [tokens, V], scaled by d^-1/2 as tied T5 does."""
+    x = x * jnp.asarray(x.shape[-1] ** -0.5, x.dtype)
+    return stable_logits(x, self.embedding[...].astype(x.dtype).T)

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Logical axis names on parameters and activations."""
+
+from __future__ import annotations
+
+import jax
+from flax import nnx
+
+from switch_t5.sharding.rules import partition_spec
+from switch_t5.types import Array, AxisNames
+
+
+def param(value: Array, axes: AxisNames) -> nnx.Param:
+  """Makes a parameter that carries a logical axis name for each of its dimensions."""
+  if len(axes) != value.ndim:
+    raise ValueError(f"{axes} names {len(axes)} axes of an array of shape {value.shape}")
+  return nnx.Param(value, axes=axes)
+
+
+def prepend_axis(module: nnx.Module, name: str) -> None:
+  """Names a new leading axis of every parameter of `module` (after nnx.vmap stacked them)."""
+  for _, node in nnx.iter_graph(module):
+    if isinstance(node, nnx.Param):
+      node.set_metadata(axes=(name, *node.get_metadata()["axes"]))
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+  """Shards an activation by its logical axes; does nothing outside a mesh.
+
+  Args:
+    x: any array.
+    *axes: a logical axis name (or None) for each dimension of x.
+  """
+  if len(axes) != x.ndim:
+    raise ValueError(f"{axes} names {len(axes)} axes of an array of shape {x.shape}")
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, partition_spec(axes))
