@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dispatch plan: which token sits in which place of which expert.
+
+Experts' buffers have one row ("slot") for each place, ordered [E, G, C], so that one gather builds
+[E, G * C, d]. The plan is a pair of inverse maps between choices (token * k + j) and slots; with
+both at hand dispatch, combine and their transposes are all gathers, and no activation is scattered.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from switch_t5.types import Array
+
+
+class DispatchPlan(NamedTuple):
+  """Inverse maps between choices and slots; an index out of range means none.
+
+  Attributes:
+    slot_of_choice: int32 [T, k], in [0, E * G * C]; E * G * C if the choice was dropped or padding.
+    choice_of_slot: int32 [E * G * C], in [0, T * k]; T * k if the place stayed empty.
+  """
+
+  slot_of_choice: Array
+  choice_of_slot: Array
+
+
+def make_plan(expert_index: Array, mask: Array, num_experts: int, capacity: int) -> DispatchPlan:
+  """Gives places to the tokens of each group in token order, first choices before second ones.
+
+  Places are counted in int32: bfloat16 cannot tell places beyond 256 apart.
+
+  Args:
+    expert_index: int32 [G, N, k].
+    mask: bool [G, N]; padding takes no place.
+    num_experts: E.
+    capacity: C.
+  """
+  groups, tokens, k = expert_index.shape
+  choices = jnp.where(mask[..., None], expert_index, num_experts)
+  choices = choices.swapaxes(1, 2).reshape(groups, k * tokens)  # all first choices come first
+  chosen = jax.nn.one_hot(choices, num_experts, dtype=jnp.int32)  # [G, k * N, E]
+  taken_before = jnp.cumsum(chosen, axis=1) - chosen
+  place = (taken_before * chosen).sum(axis=-1)
+  group = jnp.arange(groups, dtype=jnp.int32)[:, None]
+  num_slots = num_experts * groups * capacity
+  fits = (choices < num_experts) & (place < capacity)
+  slot = jnp.where(fits, (choices * groups + group) * capacity + place, num_slots)
+  slot_of_choice = slot.reshape(groups, k, tokens).swapaxes(1, 2).reshape(groups * tokens, k)
+  choice = jnp.arange(groups * tokens * k, dtype=jnp.int32)
+  empty = jnp.full((num_slots,), groups * tokens * k, jnp.int32)
+  choice_of_slot = empty.at[slot_of_choice.ravel()].set(choice, mode="drop", unique_indices=False)
+  return DispatchPlan(slot_of_choice, choice_of_slot)
+
+
+def _rows(x: Array, index: Array) -> Array:
+  """Returns x[index], and zeros where the index is out of range."""
+  return x.at[index].get(mode="fill", fill_value=0)
+
+
+@jax.custom_vjp
+def dispatch(x: Array, plan: DispatchPlan) -> Array:
+  """Brings tokens to their experts' buffers.
+
+  Args:
+    x: [T, d].
+    plan: of these tokens.
+
+  Returns:
+    [E * G * C, d], zeros in empty places.
+  """
+  return _rows(x, plan.choice_of_slot // plan.slot_of_choice.shape[1])
+
+
+def _dispatch_forward(x, plan):
+  return dispatch(x, plan), plan
+
+
+def _dispatch_backward(plan, g):
+  return _rows(g, plan.slot_of_choice).sum(axis=1), None
+
+
+dispatch.defvjp(_dispatch_forward, _dispatch_backward)
+
+
+@jax.custom_vjp
+def collect(buffer: Array, plan: DispatchPlan) -> Array:
+  """Brings the experts' outputs back to the tokens that chose them.
+
+  Args:
+    buffer: [E * G * C, d].
+    plan: the plan they were dispatched by.
+
+  Returns:
+    [T, k, d], zeros for dropped choices.
+  """
+  return _rows(buffer, plan.slot_of_choice)
+
+
+def _collect_forward(buffer, plan):
+  return collect(buffer, plan), plan
+
+
+def _collect_backward(plan, g):
+  return _rows(g.reshape(-1, g.shape[-1]), plan.choice_of_slot), None
+
+
+collect.defvjp(_collect_forward, _collect_backward)
+
+
+def combine(buffer: Array, plan: DispatchPlan, gate: Array) -> Array:
+  """Returns [T, d]: the sum over choices of gate times the expert's output.
+
+  Args:
+    buffer: [E * G * C, d].
+    plan: the plan they were dispatched by.
+    gate: float32 [T, k].
+  """
+  outputs = collect(buffer, plan)
+  weighted = outputs.astype(jnp.float32) * gate[..., None]
+  return weighted.sum(axis=1).astype(buffer.dtype)
