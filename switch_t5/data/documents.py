@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents and their split into training and validation.
+
+A *document* is one string of text. Which split it belongs to follows from a hash of its text alone,
+so a document never changes sides when others are added, and copies of it stay on one side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+TRAIN = "train"
+VALIDATION = "validation"
+SPLITS = (TRAIN, VALIDATION)
+VALIDATION_FRACTION = 0.05
+
+
+def document_hash(document: str) -> int:
+  """Returns a hash of the text, uniform in [0, 2**64), the same on every machine."""
+  return int.from_bytes(hashlib.sha256(document.encode("utf-8")).digest()[:8], "big")
+
+
+def split_documents(documents: Sequence[str]) -> dict[str, list[str]]:
+  """Returns the documents of each split, in the order given.
+
+  A document is held out when its hash falls in the lowest 5% of the range. If that holds out none
+  (or all) of two or more different documents, the one with the lowest hash (or all but the one
+  with the highest) is held out instead, so that neither split is empty.
+  """
+  hashes = [document_hash(document) for document in documents]
+  threshold = int(VALIDATION_FRACTION * 2**64)
+  if len(set(hashes)) >= 2:
+    # Not above the highest hash, so that it trains; above the lowest, so that it is held out.
+    threshold = min(max(threshold, min(hashes) + 1), max(hashes))
+  held_out = [value < threshold for value in hashes]
+  return {
+    TRAIN: [d for d, out in zip(documents, held_out, strict=True) if not out],
+    VALIDATION: [d for d, out in zip(documents, held_out, strict=True) if out],
+  }
