@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packaging: the code, the gin files of `configs/` and the assets of `data/` as one distribution."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "switch_t5" / "__init__.py").read_text())
+README = HERE / "README.md"
+
+# Lower bounds are the oldest versions the tests have run with (Python 3.11), upper bounds the first
+# untested minor version. Newest versions are tested on Python 3.12 and 3.13.
+REQUIREMENTS = [
+  "absl-py>=2.5,<3",
+  "array_record>=0.8.6,<0.9",
+  "flax>=0.12.8,<0.13",
+  "gin-config>=0.5,<0.6",
+  "grain>=0.2.18,<0.3",
+  "importlib_resources>=7.1,<8",  # tensorflow-datasets imports it without declaring it
+  "jax>=0.10.2,<0.13",
+  "numpy>=2.4,<3",
+  "optax>=0.2.8,<0.3",
+  "orbax-checkpoint>=0.12.8,<0.13",
+  "sentencepiece>=0.2.3,<0.3",
+  "seqio>=0.0.20,<0.1",
+  "tensorboardX>=2.6.5,<2.7",
+  "tensorflow-datasets>=4.9.10,<4.10",
+  "tqdm>=4.70,<5",
+]
+DEVELOPMENT = ["mypy>=2.4,<3", "pytest>=9.2,<10", "ruff>=0.17.6,<0.18"]
+
+setup(
+  name="switch_t5",
+  version=VERSION[1] if VERSION else "0",
+  description="Switch Transformers in JAX: training, evaluation, checkpoints, on any mesh",
+  long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  python_requires=">=3.11,<3.14",  # tensorflow-text has no wheels for 3.14
+  install_requires=REQUIREMENTS,
+  extras_require={"dev": DEVELOPMENT},
+  packages=[
+    *find_packages(include=["switch_t5", "switch_t5.*"]),
+    "switch_t5.configs",
+    "switch_t5.assets",
+  ],
+  package_dir={"switch_t5.configs": "configs", "switch_t5.assets": "data"},
+  package_data={
+    "switch_t5.configs": ["*.gin", "*/*.gin"],
+    "switch_t5.assets": ["*.model", "*.txt", "*.md"],
+  },
+  entry_points={"console_scripts": ["switch_t5 = switch_t5.cli.main:main"]},
+)
