@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import platform
 import re
 import sysconfig
@@ -47,11 +45,11 @@ PACKAGES = {
   "clu": "clu",
   "absl": "absl-py",
 }
-FORMAT_VERSION = 1  # counts changes of the rules below
+RULES_VERSION = 1  # to be raised with every change of the rules below
 
 _EXCLUDED_FOLDERS = frozenset(
-  "test tests testing test_data _test site-packages dist-packages idlelib lib2to3 turtledemo"
-  " pydoc_data __pycache__ node_modules".split()
+  {"test", "tests", "testing", "test_data", "_test", "idlelib", "lib2to3", "turtledemo"}
+  | {"pydoc_data", "site-packages", "dist-packages", "__pycache__", "node_modules"}
 )
 _MIN_WORDS = 8
 _PLAIN_WORD = re.compile(r"[\"'(]*[A-Za-z]+(?:['-][A-Za-z]+)*[\"')]*[.,;:!?]*[\"')]*$")
@@ -104,13 +102,9 @@ class EmbeddedCorpus:
     return documents
 
   def provenance(self) -> dict[str, str]:
-    """Returns the version of each package (`absent` if it is not installed)."""
-    return {PACKAGES[package]: _version(package) for package in self.packages}
-
-  def fingerprint(self) -> str:
-    """Returns a SHA-256 (hex) of what the documents follow from: versions and rules."""
-    content = json.dumps([FORMAT_VERSION, self.provenance()], sort_keys=True)
-    return hashlib.sha256(content.encode("utf-8")).hexdigest()
+    """Returns the version of each package (`absent` if not installed) and of the rules here."""
+    versions = {PACKAGES[package]: _version(package) for package in self.packages}
+    return versions | {"rules": str(RULES_VERSION)}
 
 
 def _version(package: str) -> str:

@@ -21,6 +21,7 @@ from sentencepiece import sentencepiece_model_pb2
 from switch_t5 import errors
 
 EXTRA_IDS = 100  # T5's
+_ModelProto = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # made at import
 
 
 def embedded_vocabulary_path() -> str:
@@ -115,7 +116,7 @@ def _read(path: str) -> bytes:
 def _processor(path: str, content: bytes, extra_ids: int) -> sentencepiece.SentencePieceProcessor:
   """Returns the model with the sentinels added as pieces that are never split, as seqio does."""
   try:
-    model = sentencepiece_model_pb2.ModelProto.FromString(content)
+    model = _ModelProto.FromString(content)
     if not model.pieces:
       raise DecodeError("no pieces")
   except DecodeError as error:
@@ -129,6 +130,6 @@ def _processor(path: str, content: bytes, extra_ids: int) -> sentencepiece.Sente
     model.pieces.add(
       piece=f"\N{LOWER ONE EIGHTH BLOCK}<extra_id_{k}>",
       score=0.0,
-      type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED,
+      type=_ModelProto.SentencePiece.USER_DEFINED,
     )
   return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())

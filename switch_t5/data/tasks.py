@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Span-corruption tasks, described without TensorFlow.
+
+A task says which text is corrupted with which vocabulary. `cache` materialises it, `indexed` reads
+it, and `seqio_tasks` registers the same tasks with seqio under the same names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+from switch_t5 import errors
+from switch_t5.data import embedded_corpus, vocabulary
+from switch_t5.data.text_files import TextFiles, find_files
+
+EMBEDDED_SPAN_CORRUPTION = "embedded_span_corruption"
+TEXT_SPAN_CORRUPTION = "text_span_corruption"
+TASK_NAMES = (EMBEDDED_SPAN_CORRUPTION, TEXT_SPAN_CORRUPTION)
+
+
+class Source(Protocol):
+  """Where a task's documents come from."""
+
+  def documents(self) -> list[str]:
+    """Returns all documents, in a fixed order."""
+
+  def provenance(self) -> dict[str, str]:
+    """Returns what the documents follow from: names, and their versions or hashes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanCorruptionTask:
+  """Pretraining by span corruption on the documents of a source.
+
+  Attributes:
+    name: as seqio knows it.
+    source: of the documents.
+    vocabulary_path: a SentencePiece model file.
+    extra_ids: number of sentinels that are added to it.
+  """
+
+  name: str
+  source: Source
+  vocabulary_path: str
+  extra_ids: int = vocabulary.EXTRA_IDS
+
+  def vocabulary(self) -> vocabulary.Vocabulary:
+    """Reads the vocabulary; raises a DataError if it is missing or is none."""
+    return vocabulary.Vocabulary(self.vocabulary_path, self.extra_ids)
+
+  def fingerprint(self) -> str:
+    """Returns a SHA-256 (hex) of the source and the vocabulary: what the tokens follow from."""
+    content = json.dumps([self.source.provenance(), self.vocabulary().fingerprint], sort_keys=True)
+    return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+
+def get_task(
+  name: str,
+  *,
+  text_files: str | Sequence[str] | None = None,
+  vocabulary_path: str | os.PathLike[str] | None = None,
+) -> SpanCorruptionTask:
+  """Returns a known task.
+
+  Args:
+    name: one of `TASK_NAMES`.
+    text_files: globs, for `text_span_corruption` only.
+    vocabulary_path: a SentencePiece model file; the embedded one if not given.
+
+  Raises:
+    ConfigError: the name is unknown, or `text_files` is missing or not used.
+    DataError: a glob matches no file.
+  """
+  path = os.fspath(vocabulary_path or vocabulary.embedded_vocabulary_path())
+  if name == EMBEDDED_SPAN_CORRUPTION:
+    if text_files:
+      raise errors.ConfigError(
+        f"The task {name} does not read text files.",
+        value=text_files,
+        rule="its text is the embedded corpus",
+        remedy=f"choose the task {TEXT_SPAN_CORRUPTION}, or leave TEXT_FILES out.",
+      )
+    return SpanCorruptionTask(name, embedded_corpus.EmbeddedCorpus(), path)
+  if name == TEXT_SPAN_CORRUPTION:
+    if not text_files:
+      raise errors.ConfigError(
+        f"The task {name} needs text files.",
+        rule="a glob, or several with commas between them, of .txt or .jsonl files, also as .gz",
+        remedy="set TEXT_FILES, for example 'my/*.txt'.",
+      )
+    return SpanCorruptionTask(name, TextFiles(find_files(text_files)), path)
+  raise errors.ConfigError(
+    "The task is not known.",
+    value=name,
+    rule="the name of a task",
+    remedy=errors.suggest(name, TASK_NAMES),
+  )
