@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How Orbax writes a checkpoint of ours: arrays and texts, then the manifest, then the rename.
+
+Orbax's AsyncCheckpointer copies the arrays to the host, and in its saving thread waits until all
+processes have written, lets process 0 merge their files and commits. Two of its extension points
+are used: the handler writes the texts and hashes, the temporary path seals and renames. Orbax
+itself then writes nothing after the manifest: its metadata store, which would, is switched off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_args import register_with_handler
+from orbax.checkpoint.future import ChainedFuture, Future
+
+from switch_t5.checkpoint import manifest
+
+# Commits a complete temporary directory to its final name.
+Commit = Callable[[pathlib.Path, pathlib.Path], None]
+
+
+class StateHandler(ocp.PyTreeCheckpointHandler):
+  """Writes a PyTree of arrays and some texts; each process hashes the arrays that it wrote."""
+
+  async def async_save(self, directory: epath.Path, args: SaveState) -> list[Future]:
+    """Starts to write; waiting for the result also hashes, in the thread that waits."""
+    writes = await super().async_save(directory, args=args)
+    path, process = pathlib.Path(directory), jax.process_index()
+
+    def finish() -> None:
+      if process == 0:
+        for name, text in args.texts.items():
+          (path / name).write_text(text, encoding="utf-8")
+      manifest.seal_process(path, process)
+
+    return [ChainedFuture(writes or [], finish)]
+
+
+@register_with_handler(StateHandler, for_save=True)
+@dataclasses.dataclass
+class SaveState(ocp.args.PyTreeSave):
+  """What StateHandler saves: `item`, a PyTree of arrays, and texts by file name."""
+
+  texts: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@register_with_handler(StateHandler, for_restore=True)
+@dataclasses.dataclass
+class RestoreState(ocp.args.PyTreeRestore):
+  """What StateHandler restores."""
+
+
+class _CommittedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
+  """A temporary directory that `commit` moves to its final name."""
+
+  commit: Commit
+
+  async def finalize(self) -> None:
+    """Process 0, in the saving thread, after all processes have written."""
+    self.commit(pathlib.Path(self.get()), pathlib.Path(self.get_final()))
+
+
+class StateCheckpointer(ocp.AsyncCheckpointer):
+  """An AsyncCheckpointer of which the last step is `commit`.
+
+  Args:
+    commit: what process 0 does with a complete directory.
+  """
+
+  def __init__(self, commit: Commit):
+    super().__init__(
+      StateHandler(),
+      # Made in the calling thread, an error is raised there.
+      async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+      checkpoint_metadata_store=ocp.metadata.metadata_store(
+        enable_write=False, blocking_write=True
+      ),
+      temporary_path_class=_CommittedPath,
+    )
+    self._commit = commit
+
+  def get_temporary_path(self, directory: epath.Path) -> _CommittedPath:
+    """Returns the temporary directory for `directory`."""
+    path = super().get_temporary_path(directory)
+    path.commit = self._commit
+    return path
+
+
+def rename_durably(source: pathlib.Path, target: pathlib.Path) -> None:
+  """Renames within one directory, so that a power cut does not undo it."""
+  os.rename(source, target)
+  manifest.fsync(target.parent)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checkpoints of a run as a directory shows them: `checkpoints/checkpoint_<step>/`.
+
+Only committed checkpoints have such a name. What is being written, deleted or was set aside has a
+suffix, so a reader in another process never mistakes it. Needs no JAX.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from typing import NamedTuple
+
+from switch_t5.checkpoint.manifest import FileProblem, find_problems, read_manifest
+from switch_t5.errors import CheckpointError
+
+_STEP_NAME = re.compile(r"checkpoint_(0|[1-9]\d*)")
+
+
+class CheckpointInfo(NamedTuple):
+  """One checkpoint in a listing.
+
+  Attributes:
+    step: the training step.
+    path: its directory.
+    bytes: the size of all its files.
+    files: how many there are.
+    committed: when it was saved, ISO 8601, UTC; None if its manifest is damaged.
+    problems: what verification found, empty if it is good; None if it was not asked for.
+  """
+
+  step: int
+  path: pathlib.Path
+  bytes: int
+  files: int
+  committed: str | None
+  problems: list[FileProblem] | None
+
+
+def step_path(directory: pathlib.Path, step: int) -> pathlib.Path:
+  """Returns where the checkpoint of `step` is."""
+  return directory / f"checkpoint_{step}"
+
+
+def list_steps(directory: pathlib.Path) -> list[int]:
+  """Returns the steps that were committed, ascending; [] if there is no such directory."""
+  if not directory.is_dir():
+    return []
+  matches = [_STEP_NAME.fullmatch(path.name) for path in directory.iterdir()]
+  return sorted(int(match[1]) for match in matches if match)
+
+
+def list_checkpoints(
+  directory: str | pathlib.Path, *, verify: bool = False
+) -> list[CheckpointInfo]:
+  """Returns all checkpoints in `directory` by ascending step; a run may be writing there.
+
+  Args:
+    directory: `<MODEL_DIR>/checkpoints`.
+    verify: whether to verify each, which reads all bytes.
+  """
+  directory = pathlib.Path(directory)
+  infos = []
+  for step in list_steps(directory):
+    path = step_path(directory, step)
+    try:
+      problems = verify_checkpoint(path) if verify else None
+      sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
+      manifest = read_manifest(path)
+    except (FileNotFoundError, CheckpointError):
+      if path.exists():
+        raise
+    if path.exists():  # else its run has just deleted it
+      committed = None if isinstance(manifest, FileProblem) else manifest.committed
+      infos.append(CheckpointInfo(step, path, sum(sizes), len(sizes), committed, problems))
+  return infos
+
+
+def verify_checkpoint(path: str | pathlib.Path) -> list[FileProblem]:
+  """Reads all files of one checkpoint and returns what is wrong with them; [] if it is good.
+
+  Args:
+    path: a `checkpoint_<step>` directory, also a copy under another name.
+
+  Raises:
+    CheckpointError: if there is no such directory.
+  """
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    raise CheckpointError(
+      "There is no such checkpoint.",
+      value=path,
+      rule="a checkpoint is a directory, <MODEL_DIR>/checkpoints/checkpoint_<step>",
+      remedy="`switch_t5 checkpoint ls` shows those that exist",
+    )
+  match = _STEP_NAME.fullmatch(path.name)
+  return find_problems(path, int(match[1]) if match else None)
