@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loss that is optimised: cross-entropy, z-loss and the router's losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from switch_t5.errors import ConfigError, suggest
+from switch_t5.losses.cross_entropy import cross_entropy_with_z_loss
+from switch_t5.types import Array
+
+LOAD_BALANCE_REDUCTIONS = ("sum", "mean")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """Factors of the loss.
+
+  Attributes:
+    z_loss: of (log Z)^2 of the vocabulary's softmax.
+    load_balance_factor: alpha of the load-balance loss (paper eq. 4).
+    router_z_loss_factor: of the router's z-loss (ST-MoE eq. 5; 1e-3 there).
+    load_balance_reduction: over sparse layers, of both losses of the router: "sum" as the paper
+      says, "mean" as T5X does.
+  """
+
+  z_loss: float = 1e-4
+  load_balance_factor: float = 1e-2
+  router_z_loss_factor: float = 0.0
+  load_balance_reduction: str = "sum"
+
+  def __post_init__(self):
+    for name in ("z_loss", "load_balance_factor", "router_z_loss_factor"):
+      value = getattr(self, name)
+      if not 0.0 <= value < float("inf"):
+        raise ConfigError(
+          f"{name} is not a factor of a loss.",
+          value=value,
+          rule=f"{name} is a finite number, 0 or more",
+          remedy=f"set {name} to 0 to leave this loss out",
+        )
+    if self.load_balance_reduction not in LOAD_BALANCE_REDUCTIONS:
+      raise ConfigError(
+        "Unknown load_balance_reduction.",
+        value=repr(self.load_balance_reduction),
+        rule=f"one of {', '.join(LOAD_BALANCE_REDUCTIONS)}",
+        remedy=suggest(str(self.load_balance_reduction), LOAD_BALANCE_REDUCTIONS),
+      )
+
+
+class LossSums(NamedTuple):
+  """What the loss is made of; float32 [] each. Those of microbatches add up to the batch's.
+
+  Attributes:
+    cross_entropy: sum of weight * nll over tokens.
+    z_loss: sum of weight * z over tokens, the factor included.
+    correct: sum of the weights of tokens whose target has the greatest logit.
+    weight: sum of weights.
+    load_balance_loss: as it enters the loss.
+    router_z_loss: as it enters the loss.
+  """
+
+  cross_entropy: Array
+  z_loss: Array
+  correct: Array
+  weight: Array
+  load_balance_loss: Array
+  router_z_loss: Array
+
+
+def total_loss(
+  config: LossConfig,
+  *,
+  logits: Array,
+  targets: Array,
+  weights: Array,
+  global_weight_sum: Array,
+  load_balance_losses: Array,
+  router_z_losses: Array,
+  microbatch_fraction: float,
+) -> tuple[Array, LossSums]:
+  """Returns a microbatch's part of the loss, float32 [], and its sums.
+
+  Token losses are divided by one count, that of the whole batch, and the router's losses count by
+  the microbatch's fraction. So losses, and gradients, of all microbatches add up to those of the
+  batch, also where microbatches hold unequal numbers of real tokens.
+
+  Args:
+    config: factors.
+    logits: float32 [tokens, V].
+    targets: int32 [tokens].
+    weights: float32 [tokens], 0 on padding.
+    global_weight_sum: float32 [], sum of the weights of all microbatches of the step.
+    load_balance_losses: float32 [sparse layers], means over groups, without factor; may be empty.
+    router_z_losses: float32 [sparse layers], likewise.
+    microbatch_fraction: 1 / number of microbatches.
+  """
+  nll, z = cross_entropy_with_z_loss(logits, targets, config.z_loss)
+  is_correct = jnp.argmax(jax.lax.stop_gradient(logits), axis=-1) == targets
+  over_layers = jnp.sum if config.load_balance_reduction == "sum" else _mean_or_zero
+  sums = LossSums(
+    cross_entropy=(weights * nll).sum(),
+    z_loss=(weights * z).sum(),
+    correct=jnp.where(is_correct, weights, 0.0).sum(),
+    weight=weights.sum(),
+    load_balance_loss=(
+      config.load_balance_factor * microbatch_fraction * over_layers(load_balance_losses)
+    ),
+    router_z_loss=config.router_z_loss_factor * microbatch_fraction * over_layers(router_z_losses),
+  )
+  loss = (sums.cross_entropy + sums.z_loss) / global_weight_sum
+  return loss + sums.load_balance_loss + sums.router_z_loss, sums
+
+
+def _mean_or_zero(layers):
+  return layers.sum() / max(layers.size, 1)
