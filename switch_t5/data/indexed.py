@@ -75,6 +75,8 @@ class IndexedReader:
     """
     _check_range("batch_size", batch_size, 1)
     _check_range("seed", seed, 0)
+    if num_epochs is not None:
+      _check_range("num_epochs", num_epochs, 1)
     self._rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
     for place in self._rows:
       _check_range("rows", int(place), 0, batch_size - 1)

@@ -19,7 +19,7 @@ changes between releases.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from switch_t5 import errors
 
 NOISE_DENSITY = 0.15
 MEAN_SPAN_LENGTH = 3.0
+_SHORTEST_INPUTS = 3  # a kept token, a sentinel, EOS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +70,14 @@ def window_for_inputs(inputs_length: int) -> int:
   Raises:
     ConfigError: not even a row of two tokens fits.
   """
-  tokens_length = 2
-  if span_counts(tokens_length).inputs_length > inputs_length:
+  if inputs_length < _SHORTEST_INPUTS:
     raise errors.ConfigError(
       "The inputs of span corruption are too short.",
       value=inputs_length,
       rule="a kept token, a sentinel and EOS need a length of at least 3",
       remedy="raise 'inputs' in TASK_FEATURE_LENGTHS (512 in T5).",
     )
+  tokens_length = inputs_length - 1  # fits: at least one token of noise becomes a sentinel
   while span_counts(tokens_length + 1).inputs_length <= inputs_length:
     tokens_length += 1
   return tokens_length
@@ -92,31 +93,31 @@ def check_lengths(inputs_length: int, targets_length: int, num_sentinels: int) -
   window = window_for_inputs(inputs_length)
   counts = span_counts(window)
   if counts.targets_length > targets_length:
-    fitting = window
-    while fitting > 2 and span_counts(fitting).targets_length > targets_length:
-      fitting -= 1
-    alternative = span_counts(fitting)
-    shorter = f", or inputs={alternative.inputs_length} with targets={targets_length}"
+    shorter = _longest_inputs(inputs_length, lambda c: c.targets_length <= targets_length)
     raise errors.ConfigError(
       "The feature lengths of span corruption do not correspond.",
       value=f"inputs={inputs_length}, targets={targets_length}",
       rule=f"a window of {window} tokens gives {inputs_length} inputs and "
       f"{counts.targets_length} targets, and none may be cut off",
       remedy=f"set targets={counts.targets_length} (or more, which is padded)"
-      + (shorter if alternative.targets_length <= targets_length else "")
-      + ".",
+      + (f", or inputs={shorter} with targets={targets_length}." if shorter else "."),
     )
   if counts.spans > num_sentinels:
-    while span_counts(window).spans > num_sentinels:
-      window -= 1
+    shorter = _longest_inputs(inputs_length, lambda c: c.spans <= num_sentinels)
     raise errors.ConfigError(
       "The vocabulary has too few sentinels for rows of this length.",
       value=f"inputs={inputs_length}: {counts.spans} spans, {num_sentinels} sentinels",
       rule="each span has its own sentinel; one more would be an ordinary piece",
-      remedy=f"use inputs of at most {span_counts(window).inputs_length}, or a vocabulary with "
-      f"{counts.spans} extra_ids.",
+      remedy=f"use a vocabulary with {counts.spans} extra_ids"
+      + (f", or inputs of at most {shorter}." if shorter else "."),
     )
   return window
+
+
+def _longest_inputs(limit: int, fits: Callable[[SpanCounts], bool]) -> int | None:
+  """Returns the longest inputs, at most `limit`, whose window fits, if any does."""
+  lengths = range(limit, _SHORTEST_INPUTS - 1, -1)
+  return next((n for n in lengths if fits(span_counts(window_for_inputs(n)))), None)
 
 
 def row_words(seed: int, row: int, count: int) -> np.ndarray:

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The span-corruption tasks as seqio tasks, for whoever works with seqio.
+
+After `register_tasks()`, `seqio.get_mixture_or_task("embedded_span_corruption")` has the features
+`inputs` and `targets`, the splits `train` and `validation`, and T5's steps in T5's order. Training
+from a cache needs none of this: this module alone imports seqio and TensorFlow.
+
+Documents are joined 128 at a time, without separators, and split into windows as T5 does, so the
+last window of each 128 documents is shorter. Spans are corrupted by `span_corruption` itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from switch_t5.data import documents, span_corruption, tasks
+
+_DOCUMENTS_JOINED = 128  # T5's
+
+
+def register_tasks(
+  text_files: str | Sequence[str] | None = None, vocabulary_path: str | None = None
+) -> None:
+  """Registers `embedded_span_corruption` and, given text files, `text_span_corruption`.
+
+  Tasks of these names that were registered before are replaced.
+
+  Args:
+    text_files: globs of the text of `text_span_corruption`.
+    vocabulary_path: a SentencePiece model file; the embedded one if not given.
+
+  Raises:
+    DataError: a glob matches no file, or the vocabulary is missing or is none.
+  """
+  path = vocabulary_path
+  register_task(tasks.get_task(tasks.EMBEDDED_SPAN_CORRUPTION, vocabulary_path=path))
+  if text_files:
+    register_task(
+      tasks.get_task(tasks.TEXT_SPAN_CORRUPTION, text_files=text_files, vocabulary_path=path)
+    )
+
+
+def register_task(task: tasks.SpanCorruptionTask) -> None:
+  """Registers one task under its name, in place of any other."""
+  task.vocabulary()  # a missing file is our error here, not TensorFlow's later
+  vocabulary = seqio.SentencePieceVocabulary(task.vocabulary_path, extra_ids=task.extra_ids)
+  feature = seqio.Feature(vocabulary=vocabulary, add_eos=True)
+  if task.name in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.remove(task.name)
+  seqio.TaskRegistry.add(
+    task.name,
+    source=seqio.FunctionDataSource(
+      functools.partial(_documents, task.source), splits=documents.SPLITS
+    ),
+    preprocessors=[
+      functools.partial(seqio.preprocessors.rekey, key_map={"inputs": None, "targets": "text"}),
+      seqio.preprocessors.tokenize,
+      seqio.CacheDatasetPlaceholder(),
+      join_documents,
+      split_windows,
+      corrupt_spans,
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features={"inputs": feature, "targets": feature},
+  )
+
+
+def _documents(
+  source: tasks.Source, split: str, shuffle_files: bool, seed: int | None = None
+) -> tf.data.Dataset:
+  """Returns the documents of a split as `{"text": string}`."""
+  del shuffle_files, seed  # there is one file at most; seqio shuffles examples itself
+  texts = documents.split_documents(source.documents())[split]
+  return tf.data.Dataset.from_tensor_slices({"text": texts})
+
+
+def join_documents(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """Joins the tokens of 128 documents, in the order given (T5's `reduce_concat_tokens`)."""
+  joined = dataset.map(lambda example: example["targets"]).ragged_batch(_DOCUMENTS_JOINED)
+  return joined.map(lambda documents: {"targets": documents.flat_values})
+
+
+def split_windows(dataset: tf.data.Dataset, sequence_length: Mapping[str, int]) -> tf.data.Dataset:
+  """Splits tokens into the windows that fill the inputs (T5's `split_tokens`)."""
+  window = span_corruption.window_for_inputs(sequence_length["inputs"])
+
+  def split(example: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
+    tokens = example["targets"]
+    starts = tf.range(0, tf.size(tokens), window)
+    lengths = tf.minimum(window, tf.size(tokens) - starts)
+    windows = tf.data.Dataset.from_tensor_slices(tf.RaggedTensor.from_row_lengths(tokens, lengths))
+    # A single token has no room for a kept and a noise span.
+    return windows.filter(lambda row: tf.size(row) >= 2).map(lambda row: {"targets": row})
+
+  return dataset.flat_map(split)
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def corrupt_spans(
+  example: Mapping[str, tf.Tensor],
+  output_features: Mapping[str, seqio.Feature],
+  seed: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+  """Corrupts one window: `targets` become `inputs` and `targets`, without EOS."""
+  vocabulary = output_features["targets"].vocabulary
+
+  def corrupt(tokens: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    key = int.from_bytes(seeds.astype("<i4").tobytes(), "little")
+    inputs, targets = span_corruption.corrupt(
+      tokens[None], key, [0], top_id=vocabulary.vocab_size - 1, eos_id=vocabulary.eos_id
+    )
+    return inputs[0, :-1], targets[0, :-1]  # seqio appends EOS
+
+  inputs, targets = tf.numpy_function(
+    corrupt, [example["targets"], seed], (tf.int32, tf.int32), stateful=False
+  )
+  return {
+    "inputs": tf.ensure_shape(inputs, [None]),
+    "targets": tf.ensure_shape(targets, [None]),
+  }
