@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flags of the command line, as absl reads them, and `--gin.NAME=VALUE` as T5X does."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from switch_t5.errors import ConfigError, suggest
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+  """What the user typed after `switch_t5`.
+
+  Attributes:
+    arguments: what is not a flag: the mode, then the mode's own arguments.
+    gin_files: the gin files, later ones win.
+    gin_bindings: bindings as gin text, in the order given; they win over files.
+    gin_search_paths: folders to look for gin files in, before `.` and the packaged ones.
+    imports: modules to import first, with tasks of the user's own.
+    platform: cpu, gpu or tpu, or None for what JAX finds.
+    emulate_devices: how many CPU devices to emulate, or None.
+    dry_run: check everything, train nothing.
+    debug: show tracebacks.
+    json: print one JSON object.
+    list_configurables: print what gin may configure.
+    help: print the help.
+  """
+
+  arguments: tuple[str, ...] = ()
+  gin_files: tuple[str, ...] = ()
+  gin_bindings: tuple[str, ...] = ()
+  gin_search_paths: tuple[str, ...] = ()
+  imports: tuple[str, ...] = ()
+  platform: str | None = None
+  emulate_devices: int | None = None
+  dry_run: bool = False
+  debug: bool = False
+  json: bool = False
+  list_configurables: bool = False
+  help: bool = False
+
+
+# (flag as it is shown, help), in the order of the help page.
+HELP = (
+  ("--gin_file=FILE", "a gin file, as it stands or from configs/; repeat it, later ones win"),
+  ("--gin.NAME=VALUE", "set a macro, or SELECTOR.PARAMETER; texts need inner quotes"),
+  ("--gin_bindings='NAME = VALUE'", "the same, spelt as gin does"),
+  ("--gin_search_paths=A,B", "folders to look for gin files in, before . and configs/"),
+  ("--import=MODULE", "import a module that registers tasks of your own"),
+  ("--platform=cpu|gpu|tpu", "run there or fail; without it, what JAX finds"),
+  ("--emulate_devices=N", "emulate N devices on the CPU"),
+  ("--dry_run", "check everything, then stop"),
+  ("--debug", "show tracebacks"),
+  ("--json", "print one JSON object (config, checkpoint)"),
+  ("--list", "print what gin may configure (config)"),
+)
+
+
+def _define() -> flags.FlagValues:
+  """Returns the flags in a registry of our own: importing a library cannot add to it."""
+  values = flags.FlagValues()
+  values.set_gnu_getopt()  # flags and arguments in any order
+  for name in ("gin_file", "gin_bindings", "import"):
+    flags.DEFINE_multi_string(name, [], "", flag_values=values)
+  flags.DEFINE_list("gin_search_paths", [], "", flag_values=values)
+  flags.DEFINE_enum("platform", None, PLATFORMS, "", flag_values=values)
+  flags.DEFINE_integer("emulate_devices", None, "", lower_bound=1, flag_values=values)
+  for name in ("dry_run", "debug", "json", "list", "help"):
+    flags.DEFINE_boolean(name, False, "", flag_values=values)
+  return values
+
+
+def parse(argv: Sequence[str]) -> CommandLine:
+  """Returns the parsed command line.
+
+  Args:
+    argv: what follows the program's name.
+
+  Raises:
+    ConfigError: for a flag that does not exist or a value that it does not take.
+  """
+  values = _define()
+  try:
+    arguments = values(["switch_t5", *map(_rewrite_binding, argv)])[1:]
+  except flags.UnrecognizedFlagError as error:
+    raise ConfigError(
+      "There is no such flag.",
+      value=f"--{error.flagname}",
+      remedy=suggest(f"--{error.flagname}", [text.partition("=")[0] for text, _ in HELP]),
+    ) from None
+  except flags.Error as error:
+    raise ConfigError("A flag cannot be read.", value=str(error)) from None
+  found: dict[str, Any] = values.flag_values_dict()
+  return CommandLine(
+    arguments=tuple(arguments),
+    gin_files=tuple(found["gin_file"]),
+    gin_bindings=tuple(found["gin_bindings"]),
+    gin_search_paths=tuple(found["gin_search_paths"]),
+    imports=tuple(found["import"]),
+    platform=found["platform"],
+    emulate_devices=found["emulate_devices"],
+    dry_run=found["dry_run"],
+    debug=found["debug"],
+    json=found["json"],
+    list_configurables=found["list"],
+    help=found["help"],
+  )
+
+
+def _rewrite_binding(argument: str) -> str:
+  """Turns `--gin.NAME=VALUE` into `--gin_bindings=NAME = VALUE`."""
+  if not argument.startswith("--gin."):
+    return argument
+  match = re.fullmatch(r"--gin\.([^=]+)=(.*)", argument, re.DOTALL)
+  if match is None:
+    raise ConfigError(
+      "A binding has no value.",
+      value=argument,
+      rule="--gin.NAME=VALUE, in one word",
+      remedy=f"Write {argument}=VALUE",
+    )
+  return f"--gin_bindings={match[1]} = {match[2]}"
