@@ -77,8 +77,8 @@ def test_the_shares_of_processes_cover_every_file(tmp_path):
     data = bytearray((path / name).read_bytes())
     data[0] ^= 1
     (path / name).write_bytes(data)
-  shares = [manifest.find_problems(path, 7, share=(i, 3)) for i in range(3)]
-  assert sorted(sum(shares, [])) == manifest.find_problems(path, 7)
+  shares = [problem for i in range(3) for problem in manifest.find_problems(path, 7, share=(i, 3))]
+  assert sorted(shares) == manifest.find_problems(path, 7)
   assert len(manifest.find_problems(path, 7)) == 3
 
 
