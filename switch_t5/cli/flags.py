@@ -50,7 +50,7 @@ class CommandLine:
 
 # (flag as it is shown, help), in the order of the help page.
 HELP = (
-  ("--gin_file=FILE", "a gin file, as it stands or from configs/; repeat it, later ones win"),
+  ("--gin_file=FILE", "a gin file, a path or one of configs/; repeatable, later ones win"),
   ("--gin.NAME=VALUE", "set a macro, or SELECTOR.PARAMETER; texts need inner quotes"),
   ("--gin_bindings='NAME = VALUE'", "the same, spelt as gin does"),
   ("--gin_search_paths=A,B", "folders to look for gin files in, before . and configs/"),

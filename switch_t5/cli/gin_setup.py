@@ -164,12 +164,11 @@ def _check_macros(
   for statement in statements:
     for name in _macros_in(statement.value):
       if name not in macros and name not in REQUIRED:
+        others = macros.keys() - {statement.selector}
         raise ConfigError(
           f"{statement.place}: this macro is not defined.",
           value=f"{statement.key} = ... %{name}",
-          remedy=suggest(name, macros.keys() - {statement.selector})
-          if len(macros) > 1
-          else f"Define it: {name} = VALUE.",
+          remedy=suggest(name, others) if others else f"Define it: {name} = VALUE.",
         )
   _refuse_macro_cycles(macros)
   used = _used([s for s in statements if not _is_macro(s)], macros)

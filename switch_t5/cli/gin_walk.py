@@ -237,7 +237,8 @@ def _syntax_error(text: str, source: str, error: Exception) -> ConfigError:
     remedy = "A text needs quotes: " + _quoted(assignment[1], assignment[2], source)
   elif assignment and not assignment[2]:
     remedy = "Give it a value."
-  return ConfigError(f"{where}: gin cannot read this line.", value=line, rule=rule, remedy=remedy)
+  shown = line if len(line) <= 100 else line[:97] + "..."
+  return ConfigError(f"{where}: gin cannot read this line.", value=shown, rule=rule, remedy=remedy)
 
 
 def _quoted(name: str, text: str, source: str) -> str:

@@ -135,7 +135,7 @@ def help_text() -> str:
   ]
   examples = [
     "switch_t5 train --gin_file=recipes/pretrain_demo.gin --gin.MODEL_DIR=\"'runs/demo'\"",
-    "switch_t5 config --gin_file=recipes/pretrain_demo.gin --gin.MODEL_DIR=\"'runs/demo'\" --json",
+    "switch_t5 config --gin_file=recipes/pretrain_demo.gin --json ...",
     "switch_t5 config --list",
   ]
   return "\n".join(
