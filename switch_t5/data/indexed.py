@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
@@ -87,9 +87,7 @@ class IndexedReader:
       order = order.seed(seed).shuffle()
     self._order = order.repeat(num_epochs)
     self._batch_size = batch_size
-    self._rows_consumed = 0
-    self._batches: Iterator[HostBatch] = iter(())
-    self.restore({"rows_consumed": first_row})
+    self._batches = self._start(first_row)
 
   def __iter__(self) -> IndexedReader:
     return self
@@ -110,11 +108,15 @@ class IndexedReader:
 
   def restore(self, state: Mapping[str, int]) -> None:
     """Goes on where a reader of the same cache, feature lengths and seed was."""
-    _check_range("rows_consumed", state["rows_consumed"], 0)
-    self._rows_consumed = state["rows_consumed"]
-    source = _Batches(self._windows, self._order, self._batch_size, self._rows, self._rows_consumed)
+    self._batches.close()  # ends its thread
+    self._batches = self._start(state["rows_consumed"])
+
+  def _start(self, first_row: int) -> grain.DatasetIterator[HostBatch]:
+    _check_range("first_row", first_row, 0)
+    self._rows_consumed = first_row
+    source = _Batches(self._windows, self._order, self._batch_size, self._rows, first_row)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED_BATCHES)
-    self._batches = iter(grain.MapDataset.source(source).to_iter_dataset(options))
+    return iter(grain.MapDataset.source(source).to_iter_dataset(options))
 
 
 class _CorruptedWindows:

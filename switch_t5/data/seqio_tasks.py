@@ -6,7 +6,8 @@ After `register_tasks()`, `seqio.get_mixture_or_task("embedded_span_corruption")
 from a cache needs none of this: this module alone imports seqio and TensorFlow.
 
 Documents are joined 128 at a time, without separators, and split into windows as T5 does, so the
-last window of each 128 documents is shorter. Spans are corrupted by `span_corruption` itself.
+last window of each 128 documents is shorter. Spans are corrupted by `span_corruption` itself. T5
+also cuts a random piece out of documents above 65,536 tokens; here they are used whole.
 """
 
 from __future__ import annotations

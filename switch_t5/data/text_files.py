@@ -148,8 +148,23 @@ def _json_lines(path: str, text: str) -> Iterator[str]:
         rule=f'each line is an object whose key "{TEXT_KEY}" holds a string',
         remedy=f'name the key "{TEXT_KEY}", or convert the file to .txt.',
       )
+    if not _is_unicode(record[TEXT_KEY]):
+      raise errors.DataError(
+        "A JSON line holds half a character.",
+        value=place,
+        rule=r"escapes from \ud800 to \udfff come in pairs",
+        remedy="mend or remove the line.",
+      )
     if document := record[TEXT_KEY].strip():
       yield document
+
+
+def _is_unicode(text: str) -> bool:
+  try:
+    text.encode("utf-8")
+  except UnicodeEncodeError:
+    return False
+  return True
 
 
 def _read(path: str) -> bytes:

@@ -6,6 +6,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,41 +102,46 @@ def test_the_directory_follows_text_and_vocabulary(fixture_task, tmp_path):
   assert cache.cache_directory(tmp_path, other) != directory
 
 
-@dataclasses.dataclass(frozen=True)
-class _InterruptedSource:
-  """A source that is interrupted, as by Ctrl-C, after the directory was made."""
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_job_leaves_nothing_that_looks_complete(tmp_path, fixture_text, kill):
+  (tmp_path / "long.txt").write_text(fixture_text.read_text() * 3000)  # seconds of tokenising
+  code = f"""
+from switch_t5.data import cache, tasks
+task = tasks.get_task("text_span_corruption", text_files={str(tmp_path / "long.txt")!r})
+cache.write_cache(task, {str(tmp_path / "caches" / "cache")!r})
+"""
+  job = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+  while not list((tmp_path).glob("caches/.*incomplete*")):
+    assert job.poll() is None
+    time.sleep(0.01)
+  job.send_signal(kill)
+  assert job.wait(timeout=60) != 0
+  assert not (tmp_path / "caches" / "cache").exists()
+  if kill == signal.SIGINT:  # there was time to tidy up
+    assert list((tmp_path / "caches").iterdir()) == []
 
-  error: type[BaseException]
+
+@dataclasses.dataclass(frozen=True)
+class _OvertakenSource:
+  """A source during whose reading another process writes the same cache."""
+
+  source: tasks.Source
+  directory: Path
 
   def documents(self):
-    return _Interrupting(self.error)
+    task = tasks.SpanCorruptionTask("t", self.source, vocabulary.embedded_vocabulary_path())
+    cache.write_cache(task, self.directory)
+    return self.source.documents()
 
   def provenance(self):
-    return {}
+    return self.source.provenance()
 
 
-class _Interrupting(list):
-  """Documents of which the last cannot be had."""
-
-  def __init__(self, error):
-    super().__init__(["one document", "another", 1])
-    self.error = error
-
-  def __iter__(self):
-    for item in super().__iter__():
-      if item == 1:
-        raise self.error
-      yield item
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_interrupted_job_leaves_nothing_that_looks_complete(tmp_path, fixture_task, error):
-  task = dataclasses.replace(fixture_task, source=_InterruptedSource(error))
-  with pytest.raises(error):
-    cache.write_cache(task, tmp_path / "cache")
-  assert list(tmp_path.iterdir()) == []
-  with pytest.raises(errors.DataError):
-    cache.read_info(tmp_path / "cache")
+def test_of_two_jobs_that_write_one_cache_the_first_wins(tmp_path, fixture_task):
+  source = _OvertakenSource(fixture_task.source, tmp_path / "cache")
+  task = dataclasses.replace(fixture_task, name="t", source=source)
+  assert cache.write_cache(task, tmp_path / "cache") == cache.verify(tmp_path / "cache")
+  assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_what_a_killed_job_left_does_not_disturb_the_next(tmp_path, fixture_task):

@@ -120,6 +120,16 @@ def test_a_restored_reader_goes_on_exactly(fixture_cache, position):
   _assert_equal(next(_reader(fixture_cache, first_row=4 * position)), expected[0])
 
 
+@pytest.mark.parametrize("row", [1, 7, 29])
+def test_a_reader_goes_on_at_any_row(fixture_cache, row):
+  expected = _rows(_take(_reader(fixture_cache, batch_size=1), row + 10))
+  reader = _reader(fixture_cache, batch_size=5)
+  reader.restore({"rows_consumed": row})
+  rows = _rows(_take(reader, 2))
+  _assert_equal(rows, {name: a[row:] for name, a in expected.items()})
+  assert reader.state() == {"rows_consumed": row + 10}
+
+
 def test_rows_go_on_once_with_another_batch_size_and_number_of_processes(fixture_cache):
   expected = _rows(_take(_reader(fixture_cache, batch_size=1), 3 * 4 + 2 * 6))
   first = _reader(fixture_cache)

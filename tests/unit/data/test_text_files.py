@@ -93,7 +93,9 @@ def test_bad_utf8_is_named_by_line_and_byte(tmp_path, mark):
   assert "iconv" in raised.value.remedy
 
 
-@pytest.mark.parametrize("line", ['{"text": "cut', "plain", '{"text": 1}', '{"txt": "a"}', "[1]"])
+@pytest.mark.parametrize(
+  "line", ['{"text": "cut', "plain", '{"text": 1}', '{"txt": "a"}', "[1]", r'{"text": "\ud800"}']
+)
 def test_a_bad_json_line_is_named_by_line_and_byte(tmp_path, line):
   path = _write(tmp_path / "a.jsonl", '{"text": "é"}\n' + line + "\n")
   with pytest.raises(errors.DataError, match="JSON") as raised:
