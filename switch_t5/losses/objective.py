@@ -6,11 +6,10 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from switch_t5.errors import ConfigError, suggest
-from switch_t5.losses.cross_entropy import cross_entropy_with_z_loss
+from switch_t5.losses.cross_entropy import cross_entropy_with_z_loss, target_logits
 from switch_t5.types import Array
 
 LOAD_BALANCE_REDUCTIONS = ("sum", "mean")
@@ -58,7 +57,7 @@ class LossSums(NamedTuple):
   Attributes:
     cross_entropy: sum of weight * nll over tokens.
     z_loss: sum of weight * z over tokens, the factor included.
-    correct: sum of the weights of tokens whose target has the greatest logit.
+    correct: sum of the weights of tokens whose target has the greatest logit (or shares it).
     weight: sum of weights.
     load_balance_loss: as it enters the loss.
     router_z_loss: as it enters the loss.
@@ -100,7 +99,8 @@ def total_loss(
     microbatch_fraction: 1 / number of microbatches.
   """
   nll, z = cross_entropy_with_z_loss(logits, targets, config.z_loss)
-  is_correct = jnp.argmax(jax.lax.stop_gradient(logits), axis=-1) == targets
+  # The loss has both sides already; an argmax would read the logits once more, and slowly on CPU.
+  is_correct = target_logits(logits, targets) >= logits.max(axis=-1)
   over_layers = jnp.sum if config.load_balance_reduction == "sum" else _mean_or_zero
   sums = LossSums(
     cross_entropy=(weights * nll).sum(),

@@ -97,9 +97,9 @@ def test_microbatches_with_unequal_weights_add_up_to_the_batch():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), got, expected)
 
 
-def test_correct_counts_the_first_of_equal_logits_with_its_weight():
-  logits = jnp.asarray([[0, 2, 2, 1], [0, 2, 2, 1], [3, 0, 0, 0], [0, 0, 0, 9]], jnp.float32)
-  targets = jnp.asarray([1, 2, 0, 3], jnp.int32)
+def test_correct_is_weighted_and_counts_a_target_that_shares_the_greatest_logit():
+  logits = jnp.asarray([[0, 2, 2, 1], [0, 2, 3, 1], [3, 0, 0, 0], [0, 0, 0, 9]], jnp.float32)
+  targets = jnp.asarray([2, 1, 0, 3], jnp.int32)
   weights = jnp.asarray([1.0, 1.0, 0.5, 0.0], jnp.float32)
   _, sums = call(LossConfig(), logits, targets, weights)
   assert sums.correct == 1.5
