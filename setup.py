@@ -31,7 +31,7 @@ REQUIREMENTS = [
   "tensorflow-datasets>=4.9.10,<4.10",
   "tqdm>=4.70,<5",
 ]
-DEVELOPMENT = ["mypy>=2.4,<3", "pytest>=9.2,<10", "ruff>=0.17.6,<0.18"]
+DEVELOPMENT = ["mypy>=2.4,<3", "pytest>=9.2,<10", "ruff>=0.17.6,<0.18", "setuptools>=77"]
 
 setup(
   name="switch_t5",
