@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From sums of steps on the device to the names that are logged.
+
+A step returns sums, never means: sums of microbatches add up to those of the batch. They stay on the
+device until a log window ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from switch_t5.types import Array
+
+
+class MetricSums(NamedTuple):
+  """Sums over a microbatch, or over a step; all float32.
+
+  Attributes:
+    loss: [], what is optimised.
+    cross_entropy: [], sum over target tokens of weight * nll, in nats.
+    z_loss: [], the same sum of the z-loss, its factor included.
+    correct: [], sum of the weights of target tokens that were the most likely ones.
+    weight: [], sum of the weights of target tokens.
+    load_balance_loss: [], as it enters the loss: with its factor and the microbatch's fraction.
+    router_z_loss: [], as it enters the loss.
+    expert_load: [sparse layers, E], real tokens that chose the expert, before any is dropped.
+    num_dropped: [sparse layers], real tokens that found their expert full.
+    num_tokens: [], real tokens of encoder and decoder, for the throughput.
+  """
+
+  loss: Array
+  cross_entropy: Array
+  z_loss: Array
+  correct: Array
+  weight: Array
+  load_balance_loss: Array
+  router_z_loss: Array
+  expert_load: Array
+  num_dropped: Array
+  num_tokens: Array
+
+  def merge(self, other: MetricSums) -> MetricSums:
+    """Adds the sums of another microbatch of the same step."""
+    return jax.tree.map(lambda x, y: x + y, self, other)
+
+
+def window_means(steps: Sequence[MetricSums]) -> dict[str, float]:
+  """Returns the means over a window of steps (or of evaluation batches), by name without prefix.
+
+  What is per token is summed over the window, then divided: a step with more real tokens counts
+  more. What is per step (losses of the router, the greatest load) is averaged over steps. Names of
+  the router are left out if the model has no sparse layer.
+
+  Args:
+    steps: at least one; on the device or the host.
+  """
+  # float64: a float32 count of tokens is exact only up to 2^24.
+  host = [jax.tree.map(np.float64, step) for step in jax.device_get(list(steps))]
+  total = {name: sum(getattr(step, name) for step in host) for name in MetricSums._fields}
+  weight = max(float(total["weight"]), 1.0)
+  means = {
+    "loss": total["loss"] / len(host),
+    "cross_entropy": total["cross_entropy"] / weight,
+    "accuracy": total["correct"] / weight,
+    "z_loss": total["z_loss"] / weight,
+  }
+  if total["expert_load"].size:
+    means |= {
+      "load_balance_loss": total["load_balance_loss"] / len(host),
+      "router_z_loss": total["router_z_loss"] / len(host),
+      "fraction_dropped": total["num_dropped"].sum() / max(total["expert_load"].sum(), 1.0),
+      "expert_load_max": np.mean([expert_load_max(step.expert_load) for step in host]),
+    }
+  return {name: float(value) for name, value in means.items()}
+
+
+def expert_load_max(expert_load: np.ndarray) -> float:
+  """Returns the load of the busiest expert over the mean load, averaged over layers; 1 is even.
+
+  Args:
+    expert_load: [sparse layers, E], of one step.
+  """
+  tokens = np.maximum(expert_load.sum(axis=-1), 1.0)
+  return float(np.mean(expert_load.max(axis=-1) * expert_load.shape[-1] / tokens))
+
+
+def train_metrics(
+  steps: Sequence[MetricSums], *, seconds: float, learning_rate: float
+) -> dict[str, float]:
+  """Returns what is logged for a window of training steps, by public name (`train/...`).
+
+  Args:
+    steps: the window's, at least one.
+    seconds: the window's wall time.
+    learning_rate: that of the window's last step.
+  """
+  num_tokens = sum(float(step.num_tokens) for step in steps)
+  metrics = window_means(steps) | {
+    "learning_rate": float(learning_rate),
+    "tokens_per_second": num_tokens / seconds,
+  }
+  return {f"train/{name}": value for name, value in metrics.items()}

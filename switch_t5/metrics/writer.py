@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Logged metrics on disk: metrics.jsonl, one JSON object a line, and TensorBoard events.
+
+A number that is not finite is written as the string "NaN", "Infinity" or "-Infinity": JSON has no
+such numbers, and null would not say which one it was. Python's float() reads these strings back.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from tensorboardX import SummaryWriter
+
+from switch_t5.errors import DataError
+
+METRICS_FILE = "metrics.jsonl"
+EVENTS_DIRECTORY = "events"
+
+
+class MetricsWriter:
+  """Appends metrics to `model_dir`; made by one process of a run only.
+
+  Every line is handed to the operating system when it is written, so a killed run loses none. What
+  a crash of the machine left of a line is cut off when the next run opens the file.
+  """
+
+  def __init__(self, model_dir: str | os.PathLike[str]):
+    """Opens the files for appending.
+
+    Args:
+      model_dir: an existing directory.
+    """
+    directory = Path(model_dir)
+    self._lines = (directory / METRICS_FILE).open("ab")
+    _cut_torn_tail(directory / METRICS_FILE, self._lines)
+    self._events = SummaryWriter(str(directory / EVENTS_DIRECTORY))
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Appends the metrics of a step.
+
+    Args:
+      step: steps done.
+      metrics: by public name, e.g. `train/loss`.
+    """
+    row = {"step": int(step)} | {name: _encode(value) for name, value in metrics.items()}
+    self._lines.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+    self._lines.flush()
+    for name, value in metrics.items():
+      self._events.add_scalar(name, float(value), int(step))
+    self._events.flush()
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._lines.close()
+    self._events.close()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+  """Returns the rows of a metrics.jsonl, one for each step, in the order of steps.
+
+  A resumed run writes some steps again, and evaluation may write a line of its own: of the lines of
+  one step, the last that has a name gives its value. A line without its end, which a run is still
+  writing or was killed at, is ignored.
+
+  Args:
+    path: of the file.
+
+  Raises:
+    DataError: if a line is not a JSON object with a step.
+  """
+  content = Path(path).read_bytes()
+  rows: dict[int, dict[str, float]] = {}
+  for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+    try:
+      row = {name: _decode(value) for name, value in json.loads(line).items()}
+      rows.setdefault(int(row["step"]), {}).update(row)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+      raise DataError(
+        f"Line {number} of {path} is not a row of metrics.",
+        value=line[:80].decode(errors="replace"),
+        rule='each line is a JSON object with "step" and numbers',
+        remedy="remove the line",
+      ) from error
+  return [rows[step] for step in sorted(rows)]
+
+
+def _cut_torn_tail(path: Path, appender: BinaryIO) -> None:
+  """Drops what follows the last end of line."""
+  content = path.read_bytes()
+  appender.truncate(content.rfind(b"\n") + 1)
+
+
+def _encode(value: float) -> float | str:
+  value = float(value)
+  if math.isfinite(value):
+    return value
+  return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _decode(value: float | str) -> float:
+  return float(value) if isinstance(value, str) else value
