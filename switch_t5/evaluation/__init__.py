@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a trained model is worth: held-out losses, and spans it fills."""

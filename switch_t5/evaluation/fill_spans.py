@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fills the masked spans of held-out text, greedily, and shows them beside the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from switch_t5 import batch as features
+from switch_t5.model.definition import ModelDefinition
+from switch_t5.types import Array, DeviceBatch, PyTree
+
+FillStep = Callable[[PyTree, DeviceBatch], Array]
+_SENTINEL = re.compile(r"<extra_id_\d+>")
+
+
+@dataclasses.dataclass(frozen=True)
+class FilledSpans:
+  """One example as text.
+
+  Attributes:
+    text: the corrupted input, with sentinels in place of the spans.
+    spans: (sentinel, truth, prediction) of each span, in the order of the text.
+  """
+
+  text: str
+  spans: list[tuple[str, str, str]]
+
+
+def build_greedy_fill(definition: ModelDefinition) -> FillStep:
+  """Compiles lazily: (params, batch [1, rows, length]) -> int32 [rows, T], the model's targets.
+
+  One pass of the whole decoder for each target position, so only for a few short examples. Every
+  expert has a place for every token of its group: nothing is dropped.
+  """
+  capacity_factor = float(max(definition.config.num_experts, 1))
+
+  def fill(params: PyTree, batch: DeviceBatch) -> Array:
+    model = definition.build(params)
+    row = {name: value[0] for name, value in batch.items()}
+    segment_ids = row[features.ENCODER_SEGMENT_IDS]
+    encoded, _ = model.encode(
+      row[features.ENCODER_INPUT_TOKENS], segment_ids, capacity_factor=capacity_factor
+    )
+    rows, length = row[features.DECODER_TARGET_TOKENS].shape
+
+    def next_token(position: Array, targets: Array) -> Array:
+      inputs = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+      # Positions after this one are not seen by it: the decoder is causal.
+      output = model.decode(
+        encoded, segment_ids, inputs, jnp.ones_like(inputs), capacity_factor=capacity_factor
+      )
+      tokens = output.logits.argmax(axis=-1).astype(jnp.int32).reshape(rows, length)
+      return jnp.where(jnp.arange(length)[None, :] == position, tokens, targets)
+
+    return jax.lax.fori_loop(0, length, next_token, jnp.zeros((rows, length), jnp.int32))
+
+  return jax.jit(fill)
+
+
+def pair_spans(
+  inputs: np.ndarray,
+  targets: np.ndarray,
+  predictions: np.ndarray,
+  *,
+  eos_id: int,
+  decode: Callable[[list[int]], str],
+) -> FilledSpans:
+  """Pairs the true and the predicted text of each sentinel of one example.
+
+  Args:
+    inputs: int32 [S]. targets, predictions: int32 [T].
+    eos_id: what follows it is no text.
+    decode: ids to text, sentinels as `<extra_id_k>`.
+  """
+  text, truth, predicted = (
+    decode(_until(ids, eos_id)) for ids in (inputs, targets, predictions)
+  )
+  true_spans, predicted_spans = _by_sentinel(truth), _by_sentinel(predicted)
+  spans = [
+    (sentinel, true_spans.get(sentinel, ""), predicted_spans.get(sentinel, ""))
+    for sentinel in _SENTINEL.findall(text)
+  ]
+  return FilledSpans(text, spans)
+
+
+def _until(ids: np.ndarray, eos_id: int) -> list[int]:
+  ends = np.flatnonzero(ids == eos_id)
+  return ids[: ends[0]].tolist() if ends.size else ids[ids != 0].tolist()
+
+
+def _by_sentinel(text: str) -> dict[str, str]:
+  """Splits `<extra_id_0> a <extra_id_1> b` into {sentinel: text}; the first of a repeated one wins."""
+  sentinels, texts = _SENTINEL.findall(text), _SENTINEL.split(text)[1:]
+  pairs = zip(reversed(sentinels), reversed(texts), strict=True)
+  return {sentinel: span.strip() for sentinel, span in pairs}

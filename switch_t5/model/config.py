@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What defines a model. The configuration stops in this package: layers take plain arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from switch_t5.errors import ConfigError, MeshError
+from switch_t5.layers.moe.capacity import check_groups
+from switch_t5.sharding.mesh import MeshShape
+
+VOCAB_MULTIPLE = 128  # the table is padded to it, so that it divides over the model axis
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+REMAT = ("none", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """A T5 1.0 encoder-decoder: ReLU, tied embeddings; Switch where `num_experts` > 0.
+
+  Attributes:
+    vocab_size: ids of the vocabulary, sentinels included; the table is padded to a multiple of 128.
+    d_model: width of the residual stream, d.
+    d_ff: width of a feed-forward layer or expert, f.
+    d_kv: size of an attention head, k.
+    num_heads: H.
+    num_encoder_layers, num_decoder_layers: layers of each stack.
+    num_experts: E; 0 for a dense model.
+    num_encoder_sparse_layers, num_decoder_sparse_layers: how many layers of the stack are Switch
+      layers. They are spread evenly: layer i is sparse iff i % m == m - 1, m = layers / sparse layers.
+    sequences_per_group: encoder sequences that are routed together, n.
+    decoder_sequences_per_group: the same for the decoder; None: as in the encoder.
+    group_size: T5X's way to say n: tokens per group, divided by the encoder length, down to a whole
+      number of sequences. Set it or `sequences_per_group`, not both.
+    train_capacity_factor: of training (paper: 1.25).
+    eval_capacity_factor: of evaluation (paper: 2.0).
+    min_expert_capacity: least places of an expert for a group.
+    jitter_noise: epsilon of the router's input noise in training (App. C).
+    dropout_rate: everywhere but inside the experts.
+    expert_dropout_rate: of the experts' hidden activation.
+    init_scale: s of the initialisers: 0.1 for Switch models, 1.0 for dense ones (Table 3).
+    activation_dtype: "float32" or "bfloat16"; parameters, router, norms, softmax and logits are
+      float32 always.
+    scan_unroll: blocks of a stack compiled side by side; the parameters are the same for any value.
+    remat: "none", or "full": recompute the activations of a block in the backward pass, except what
+      went through the all-to-alls.
+  """
+
+  vocab_size: int
+  d_model: int
+  d_ff: int
+  d_kv: int
+  num_heads: int
+  num_encoder_layers: int
+  num_decoder_layers: int
+  num_experts: int = 0
+  num_encoder_sparse_layers: int = 0
+  num_decoder_sparse_layers: int = 0
+  sequences_per_group: int | None = None
+  decoder_sequences_per_group: int | None = None
+  group_size: int | None = None
+  train_capacity_factor: float = 1.25
+  eval_capacity_factor: float = 2.0
+  min_expert_capacity: int = 4
+  jitter_noise: float = 1e-2
+  dropout_rate: float = 0.0
+  expert_dropout_rate: float = 0.0
+  init_scale: float = 1.0
+  activation_dtype: str = "bfloat16"
+  scan_unroll: int = 1
+  remat: str = "none"
+
+  def __post_init__(self):
+    self._check_sizes()
+    self._check_rates()
+    self._check_sparse_layers()
+
+  def _check_sizes(self):
+    sizes = (
+      "vocab_size d_model d_ff d_kv num_heads num_encoder_layers num_decoder_layers "
+      "min_expert_capacity scan_unroll"
+    )
+    optional = ("sequences_per_group", "decoder_sequences_per_group", "group_size")
+    given = [name for name in optional if getattr(self, name) is not None]
+    for name in sizes.split() + given:
+      value = getattr(self, name)
+      if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(
+          f"ModelConfig.{name} is not a positive whole number.",
+          value=repr(value),
+          rule=f"{name} is a whole number, at least 1",
+        )
+
+  def _check_rates(self):
+    for name in ("dropout_rate", "expert_dropout_rate", "jitter_noise"):
+      _check(0.0 <= getattr(self, name) < 1.0, name, getattr(self, name), "at least 0, less than 1")
+    for name in ("train_capacity_factor", "eval_capacity_factor", "init_scale"):
+      _check(getattr(self, name) > 0.0, name, getattr(self, name), "greater than 0")
+    _check(
+      self.activation_dtype in DTYPES,
+      "activation_dtype",
+      self.activation_dtype,
+      f"one of {', '.join(DTYPES)} (float16 cannot hold T5's activations)",
+    )
+    _check(self.remat in REMAT, "remat", self.remat, f"one of {', '.join(REMAT)}")
+
+  def _check_sparse_layers(self):
+    for stack in ("encoder", "decoder"):
+      layers = getattr(self, f"num_{stack}_layers")
+      name = f"num_{stack}_sparse_layers"
+      sparse = getattr(self, name)
+      divides = sparse == 0 or (0 < sparse <= layers and layers % sparse == 0)
+      _check(divides, name, sparse, f"0 or a divisor of num_{stack}_layers ({layers})")
+    sparse = self.num_encoder_sparse_layers + self.num_decoder_sparse_layers
+    _check(
+      (self.num_experts > 0) == (sparse > 0),
+      "num_experts",
+      f"{self.num_experts} experts, {sparse} sparse layers",
+      "experts and sparse layers are either both there or both 0",
+    )
+    if sparse:
+      _check(
+        (self.sequences_per_group is None) != (self.group_size is None),
+        "sequences_per_group",
+        f"sequences_per_group {self.sequences_per_group}, group_size {self.group_size}",
+        "set exactly one of them: how many sequences are routed together",
+      )
+
+  @property
+  def dtype(self):
+    """The dtype of activations."""
+    return DTYPES[self.activation_dtype]
+
+  @property
+  def padded_vocab_size(self) -> int:
+    """V: rows of the embedding table."""
+    return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+  def block_layout(self, stack: str) -> tuple[tuple[bool, ...], int]:
+    """Returns which layers of the stack's repeating block are sparse, and its repeats."""
+    layers = getattr(self, f"num_{stack}_layers")
+    sparse = getattr(self, f"num_{stack}_sparse_layers")
+    if sparse == 0:
+      return (False,), layers
+    spacing = layers // sparse
+    return tuple(i == spacing - 1 for i in range(spacing)), sparse
+
+  def with_lengths(self, encoder_length: int) -> ModelConfig:
+    """Turns `group_size` in tokens into `sequences_per_group`, once."""
+    if self.group_size is None:
+      return self
+    n = self.group_size // encoder_length
+    _check(
+      n >= 1,
+      "group_size",
+      f"{self.group_size} tokens, encoder length {encoder_length}",
+      "a group holds at least one whole sequence",
+    )
+    return dataclasses.replace(self, sequences_per_group=n, group_size=None)
+
+  def group_sequences(self, stack: str) -> int:
+    """Returns n of a stack that has sparse layers."""
+    n = self.decoder_sequences_per_group if stack == "decoder" else None
+    n = n or self.sequences_per_group
+    if n is None:
+      raise ConfigError("group_size was not yet turned into sequences.", rule="call with_lengths")
+    return n
+
+  def check_mesh(self, mesh: MeshShape, batch_size: int, num_microbatches: int) -> None:
+    """Raises MeshError, before anything is compiled, if the model or batch does not divide."""
+    over_model = {"num_heads": self.num_heads, "d_ff": self.d_ff, "d_model": self.d_model}
+    for name, size in over_model.items():
+      _check_axis(name, size, "model", mesh.model)
+    _check_axis("the padded vocabulary", self.padded_vocab_size, "model", mesh.model)
+    if self.num_experts:
+      _check_axis("num_experts", self.num_experts, "expert", mesh.expert)
+    sparse = [s for s in ("encoder", "decoder") if getattr(self, f"num_{s}_sparse_layers")]
+    groups = {stack: self.group_sequences(stack) for stack in sparse} or {"batch": 1}
+    for stack, n in groups.items():
+      check_groups(
+        stack,
+        batch_size=batch_size,
+        num_microbatches=num_microbatches,
+        sequences_per_group=n,
+        batch_shards=mesh.batch_shards,
+      )
+
+
+def _check(holds: bool, name: str, value: object, rule: str) -> None:
+  if not holds:
+    raise ConfigError(f"ModelConfig.{name} is not valid.", value=value, rule=f"{name} is {rule}")
+
+
+def _check_axis(name: str, size: int, axis: str, devices: int) -> None:
+  if size % devices:
+    fits = [n for n in range(1, devices + 1) if size % n == 0]
+    raise MeshError(
+      f"{name} does not divide over the mesh axis {axis}.",
+      value=f"{name} = {size}, {devices} devices along {axis}",
+      rule=f"{name} is a multiple of the devices along {axis}",
+      remedy=f"{axis} of {', '.join(map(str, fits))} in MESH_SHAPE = (data, expert, model)",
+    )

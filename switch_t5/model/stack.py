@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stack of layers: embedded tokens in, normed activations out, a scan over blocks between."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from switch_t5.layers.dropout import dropout_tokens
+from switch_t5.layers.moe.router_statistics import RouterReport
+from switch_t5.layers.moe.switch_feed_forward import SAVED_NAMES
+from switch_t5.layers.norm import LayerNorm
+from switch_t5.layers.relative_position import RelativePositionBias
+from switch_t5.model.blocks import Block, StackInputs
+from switch_t5.model.config import ModelConfig
+from switch_t5.sharding.annotate import constrain, prepend_axis
+from switch_t5.types import Array, PRNGKey
+
+
+def stack_blocks(config: ModelConfig, stack: str, rngs: nnx.Rngs) -> Block:
+  """Makes one Block whose parameters have a leading axis `layers`: one slice for each repeat."""
+  _, repeats = config.block_layout(stack)
+
+  @nnx.split_rngs(splits=repeats)
+  @nnx.vmap(axis_size=repeats)
+  def build(rngs: nnx.Rngs) -> Block:
+    return Block(config, stack, rngs)
+
+  blocks = build(rngs)
+  prepend_axis(blocks, "layers")
+  return blocks
+
+
+def scan_blocks(
+  blocks: Block,
+  x: Array,
+  inputs: StackInputs,
+  *,
+  repeats: int,
+  capacity_factor: float,
+  key: PRNGKey | None,
+  unroll: int,
+  remat: str,
+) -> tuple[Array, RouterReport | None]:
+  """Runs x through the blocks in order.
+
+  Returns:
+    x after the last block, [B * L, d], and the reports of the sparse layers with a leading axis over
+    them, or None.
+  """
+  graph, params = nnx.split(blocks)
+  keys = None if key is None else jax.random.split(key, repeats)
+
+  def run_block(x, block_params_and_key):
+    block_params, block_key = block_params_and_key
+    block = nnx.merge(graph, block_params)
+    x, report = block(x, inputs, capacity_factor, block_key)
+    return constrain(x, "batch", "embed"), report
+
+  if remat == "full":
+    policy = jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES)
+    run_block = jax.checkpoint(run_block, policy=policy, prevent_cse=False)
+  return jax.lax.scan(run_block, x, (params, keys), length=repeats, unroll=min(unroll, repeats))
+
+
+class Stack(nnx.Module):
+  """Encoder or decoder: dropout, blocks, final norm, dropout.
+
+  Args:
+    config: of the model.
+    stack: "encoder" or "decoder".
+    rngs: stream `params`.
+  """
+
+  def __init__(self, config: ModelConfig, stack: str, *, rngs: nnx.Rngs):
+    self.relpos_bias = RelativePositionBias(
+      config.num_heads, bidirectional=stack == "encoder", rngs=rngs
+    )
+    self.blocks = stack_blocks(config, stack, rngs)
+    norm = LayerNorm(config.d_model, dtype=config.dtype)
+    setattr(self, f"{stack}_norm", norm)  # the name Flaxformer gives it
+    self.stack, self.repeats = stack, config.block_layout(stack)[1]
+    self.num_experts = config.num_experts
+    self.dropout_rate = config.dropout_rate
+    self.scan_unroll, self.remat = config.scan_unroll, config.remat
+
+  def __call__(
+    self,
+    x: Array,
+    token_mask: Array,
+    self_mask: Array,
+    *,
+    capacity_factor: float,
+    key: PRNGKey | None,
+    encoded: Array | None = None,
+    cross_mask: Array | None = None,
+  ) -> tuple[Array, RouterReport]:
+    """Runs the stack.
+
+    Args:
+      x: embedded tokens, [B * L, d].
+      token_mask: bool [B, L], False on padding.
+      self_mask: bool [B, 1, L, L].
+      capacity_factor: of the Switch layers.
+      key: for dropout and jitter; None for neither.
+      encoded, cross_mask: in the decoder, see `StackInputs`.
+
+    Returns:
+      [B * L, d], and a report with a leading axis over the stack's sparse layers (may be empty).
+    """
+    batch_size, length = token_mask.shape
+    before_key, blocks_key, after_key = (None,) * 3 if key is None else jax.random.split(key, 3)
+    inputs = StackInputs(token_mask, self_mask, self.relpos_bias(length), encoded, cross_mask)
+    x = dropout_tokens(x, self.dropout_rate, before_key, batch_size)
+    x, report = scan_blocks(
+      self.blocks,
+      x,
+      inputs,
+      repeats=self.repeats,
+      capacity_factor=capacity_factor,
+      key=blocks_key,
+      unroll=self.scan_unroll,
+      remat=self.remat,
+    )
+    x = getattr(self, f"{self.stack}_norm")(x)
+    x = dropout_tokens(x, self.dropout_rate, after_key, batch_size)
+    return x, no_report(self.num_experts) if report is None else report
+
+
+def no_report(num_experts: int) -> RouterReport:
+  """The report of zero sparse layers."""
+  empty = jnp.zeros((0,))
+  return RouterReport(empty, empty, jnp.zeros((0, num_experts)), empty)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model: encode, decode, and both on a batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from switch_t5 import batch as features
+from switch_t5.layers.embedding import Embedding
+from switch_t5.layers.masks import causal_mask, segment_mask
+from switch_t5.layers.moe.router_statistics import RouterReport
+from switch_t5.model.config import ModelConfig
+from switch_t5.model.stack import Stack
+from switch_t5.sharding.annotate import constrain
+from switch_t5.types import Array, DeviceBatch, PRNGKey
+
+
+class ModelOutput(NamedTuple):
+  """What the model returns for a batch.
+
+  Attributes:
+    logits: float32 [B * T, V].
+    router: the reports of all sparse layers, encoder's first, with a leading axis over them.
+  """
+
+  logits: Array
+  router: RouterReport
+
+
+class SwitchTransformer(nnx.Module):
+  """A T5 1.0 encoder-decoder whose sparse layers are Switch layers.
+
+  Args:
+    config: sizes and rates.
+    rngs: stream `params`.
+  """
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.token_embedder = Embedding(
+      config.padded_vocab_size, config.d_model, dtype=config.dtype, rngs=rngs
+    )
+    self.encoder = Stack(config, "encoder", rngs=rngs)
+    self.decoder = Stack(config, "decoder", rngs=rngs)
+
+  def encode(
+    self, tokens: Array, segment_ids: Array, *, capacity_factor: float, key: PRNGKey | None = None
+  ) -> tuple[Array, RouterReport]:
+    """Encodes.
+
+    Args:
+      tokens: int32 [B, S].
+      segment_ids: int32 [B, S], 0 on padding.
+      capacity_factor: of the Switch layers.
+      key: for dropout and jitter; None for neither.
+
+    Returns:
+      [B * S, d] and the encoder's router reports.
+    """
+    return self.encoder(
+      self._embed(tokens),
+      segment_ids > 0,
+      segment_mask(segment_ids, segment_ids),
+      capacity_factor=capacity_factor,
+      key=key,
+    )
+
+  def decode(
+    self,
+    encoded: Array,
+    encoder_segment_ids: Array,
+    tokens: Array,
+    segment_ids: Array,
+    *,
+    capacity_factor: float,
+    key: PRNGKey | None = None,
+  ) -> ModelOutput:
+    """Decodes all positions at once (teacher forcing).
+
+    Args:
+      encoded: [B * S, d].
+      encoder_segment_ids: int32 [B, S].
+      tokens: int32 [B, T], decoder inputs.
+      segment_ids: int32 [B, T], 0 on padding.
+      capacity_factor: of the Switch layers.
+      key: for dropout and jitter; None for neither.
+
+    Returns:
+      Logits [B * T, V] and the decoder's router reports.
+    """
+    x, report = self.decoder(
+      self._embed(tokens),
+      segment_ids > 0,
+      segment_mask(segment_ids, segment_ids) & causal_mask(tokens.shape[1]),
+      capacity_factor=capacity_factor,
+      key=key,
+      encoded=encoded,
+      cross_mask=segment_mask(segment_ids, encoder_segment_ids),
+    )
+    return ModelOutput(constrain(self.token_embedder.logits(x), "batch", "vocab"), report)
+
+  def __call__(
+    self, batch: DeviceBatch, *, capacity_factor: float, key: PRNGKey | None = None
+  ) -> ModelOutput:
+    """Runs a batch of `switch_t5.batch` ([B, length] features) through encoder and decoder."""
+    encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
+    encoder_segment_ids = batch[features.ENCODER_SEGMENT_IDS]
+    encoded, encoder_report = self.encode(
+      batch[features.ENCODER_INPUT_TOKENS],
+      encoder_segment_ids,
+      capacity_factor=capacity_factor,
+      key=encoder_key,
+    )
+    output = self.decode(
+      encoded,
+      encoder_segment_ids,
+      batch[features.DECODER_INPUT_TOKENS],
+      batch[features.DECODER_SEGMENT_IDS],
+      capacity_factor=capacity_factor,
+      key=decoder_key,
+    )
+    reports = jax.tree.map(lambda *r: jnp.concatenate(r), encoder_report, output.router)
+    return ModelOutput(output.logits, reports)
+
+  def _embed(self, tokens: Array) -> Array:
+    """Maps int32 [B, L] to [B * L, d]."""
+    return constrain(self.token_embedder(tokens.reshape(-1)), "batch", "embed")

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens between steps: logging, checkpoints, evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import optax
+
+from switch_t5.errors import DivergedError
+from switch_t5.metrics.train_metrics import train_metrics
+from switch_t5.training.loop import Progress
+
+WriteMetrics = Callable[[int, dict[str, float]], None]
+
+
+@dataclasses.dataclass
+class LogHook:
+  """Reads the window's sums from the device, writes them, and stops a run that diverged.
+
+  Attributes:
+    period: LOG_PERIOD.
+    write: takes the step and the metrics.
+    learning_rate: the schedule.
+  """
+
+  period: int
+  write: WriteMetrics
+  learning_rate: optax.Schedule
+
+  def __call__(self, progress: Progress) -> None:
+    """Writes one line of metrics and empties the window."""
+    if not progress.window:
+      return
+    metrics = train_metrics(
+      progress.window,
+      seconds=progress.window_seconds,
+      learning_rate=float(self.learning_rate(progress.step - 1)),
+    )
+    progress.window.clear()
+    progress.window_seconds = 0.0
+    self.write(progress.step, metrics)
+    check_finite(progress.step, metrics["train/loss"])
+
+
+@dataclasses.dataclass
+class CheckpointHook:
+  """Saves every `period` steps.
+
+  Attributes:
+    period: CHECKPOINT_PERIOD.
+    save: takes the progress; returns when the device arrays may be donated.
+  """
+
+  period: int
+  save: Callable[[Progress], None]
+
+  def __call__(self, progress: Progress) -> None:
+    """Saves, unless the last step's loss is not finite."""
+    if progress.window:
+      check_finite(progress.step, float(progress.window[-1].loss))
+    self.save(progress)
+
+
+@dataclasses.dataclass
+class EvalHook:
+  """Evaluates every `period` steps.
+
+  Attributes:
+    period: EVAL_PERIOD.
+    evaluate: takes the progress.
+  """
+
+  period: int
+  evaluate: Callable[[Progress], None]
+
+  def __call__(self, progress: Progress) -> None:
+    """Evaluates the current parameters."""
+    self.evaluate(progress)
+
+
+def check_finite(step: int, loss: float) -> None:
+  """Raises DivergedError if the loss is NaN or infinite."""
+  if not math.isfinite(loss):
+    raise DivergedError(
+      "The loss is not finite.",
+      value=f"train/loss {loss} at step {step}",
+      rule="training stops before a diverged state is saved",
+      remedy="go on from the last checkpoint with a lower learning rate or another SEED",
+    )

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: batches through the step, hooks around it. Nothing here waits for a metric's value."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import jax
+
+from switch_t5.metrics.train_metrics import MetricSums
+from switch_t5.training.interruption import Interruption
+from switch_t5.training.state import TrainState
+from switch_t5.training.train_step import TrainStep
+from switch_t5.types import DeviceBatch
+
+
+@dataclasses.dataclass
+class Progress:
+  """Where a run stands; hooks read it, the log hook empties the window.
+
+  Attributes:
+    step: steps done.
+    state: the state after them.
+    window: sums of the steps since the last log line, still on the device.
+    window_seconds: spent in those steps, hooks and compilation left out.
+  """
+
+  step: int
+  state: TrainState
+  window: list[MetricSums] = dataclasses.field(default_factory=list)
+  window_seconds: float = 0.0
+
+
+class Hook(Protocol):
+  """Called between steps, every `period` steps and after the last one."""
+
+  period: int
+
+  def __call__(self, progress: Progress) -> None:
+    """Acts on what has been done so far; may take its time, which is not counted as training."""
+
+
+def train_loop(
+  state: TrainState,
+  train_step: TrainStep,
+  batches: Iterator[DeviceBatch],
+  hooks: Sequence[Hook],
+  *,
+  total_steps: int,
+  interruption: Interruption,
+  agree_period: int,
+) -> Progress:
+  """Runs from `state.step` to `total_steps` or until interrupted.
+
+  Args:
+    state: its buffers are donated to the first step.
+    train_step: from `build_train_step`, compiled or not.
+    batches: ends after total_steps or never.
+    hooks: in the order in which they act.
+    total_steps: the step to reach.
+    interruption: asked between steps.
+    agree_period: with several processes, every how many steps they agree on stopping.
+
+  Returns:
+    The progress at the end; `progress.step < total_steps` if it was interrupted.
+  """
+  progress = Progress(int(state.step), state)
+  started = time.perf_counter()
+  while progress.step < total_steps:
+    batch = next(batches)
+    if progress.window:
+      # One step in flight: enough to hide the host's work, and emulated devices that share a CPU
+      # cannot starve each other in the collectives of two programs.
+      jax.block_until_ready(progress.window[-1])
+    progress.state, sums = train_step(progress.state, batch)
+    progress.window.append(sums)
+    progress.step += 1
+    due = [
+      hook
+      for hook in hooks
+      if progress.step % hook.period == 0 or progress.step == total_steps
+    ]
+    if due:
+      jax.block_until_ready(sums)
+      progress.window_seconds += time.perf_counter() - started
+      for hook in due:
+        hook(progress)
+      started = time.perf_counter()
+    may_communicate = progress.step % agree_period == 0
+    if interruption.requested(may_communicate=may_communicate):
+      break
+  return progress

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one train step: pretraining, fine-tuning, distillation and planning all compile this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from switch_t5 import batch as features
+from switch_t5.metrics.train_metrics import MetricSums
+from switch_t5.model.definition import ModelDefinition
+from switch_t5.model.switch_transformer import SwitchTransformer
+from switch_t5.sharding.annotate import constrain
+from switch_t5.training.state import TrainState, shardings
+from switch_t5.types import Array, DeviceBatch, PRNGKey, PyTree
+
+TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, MetricSums]]
+
+
+class Objective(Protocol):
+  """What a step minimises. Sums over microbatches of a step give the full batch's loss."""
+
+  def __call__(
+    self,
+    model: SwitchTransformer,
+    microbatch: DeviceBatch,
+    *,
+    key: PRNGKey | None,
+    weight_sum: Array,
+    microbatch_fraction: float,
+  ) -> tuple[Array, MetricSums]:
+    """Returns this microbatch's part of the loss, and its sums.
+
+    Args:
+      model: the model.
+      microbatch: features [rows, length].
+      key: for dropout and jitter.
+      weight_sum: float32 [], of all microbatches of the step.
+      microbatch_fraction: 1 / num_microbatches.
+    """
+
+
+def build_train_step(
+  definition: ModelDefinition,
+  optimizer: optax.GradientTransformation,
+  objective: Objective,
+  abstract: TrainState,
+  *,
+  num_microbatches: int,
+  seed: int,
+) -> TrainStep:
+  """Compiles lazily: (state, batch [num_microbatches, rows, length]) -> (next state, sums).
+
+  The state's buffers are donated. All randomness is folded from (seed, step), so a resumed run
+  draws what an undisturbed one would have.
+  """
+
+  def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, MetricSums]:
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    grads, sums = accumulate_gradients(
+      definition, objective, state.params, batch, key, num_microbatches
+    )
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), sums
+
+  replicated = abstract.step.sharding
+  out_shardings = (shardings(abstract), replicated)
+  return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
+
+
+def accumulate_gradients(
+  definition: ModelDefinition,
+  objective: Objective,
+  params: PyTree,
+  batch: DeviceBatch,
+  key: PRNGKey,
+  num_microbatches: int,
+) -> tuple[PyTree, MetricSums]:
+  """Returns the full batch's gradients and sums, worked through in microbatches.
+
+  Token losses are divided by one count, that of the whole batch, so accumulated microbatches equal
+  the full batch also where their numbers of real tokens differ.
+  """
+  weight_sum = batch[features.DECODER_LOSS_WEIGHTS].sum()
+
+  def microbatch_gradients(index: Array | int, microbatch: DeviceBatch):
+    def loss_and_sums(params: PyTree):
+      return objective(
+        definition.build(params),
+        microbatch,
+        key=jax.random.fold_in(key, index),
+        weight_sum=weight_sum,
+        microbatch_fraction=1.0 / num_microbatches,
+      )
+
+    grads, sums = jax.grad(loss_and_sums, has_aux=True)(params)
+    # jax.grad of a scalar loss leaves the layout of the gradients to XLA: give them the parameters'.
+    return jax.tree.map(lambda g, axes: constrain(g, *axes), grads, definition.axes), sums
+
+  if num_microbatches == 1:
+    return microbatch_gradients(0, jax.tree.map(lambda x: x[0], batch))
+
+  def add(total, index_and_microbatch):
+    return jax.tree.map(jnp.add, total, microbatch_gradients(*index_and_microbatch)), None
+
+  indices = jnp.arange(num_microbatches)
+  first = jax.tree.map(lambda x: x[0], batch)
+  shapes = jax.eval_shape(microbatch_gradients, 0, first)
+  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+  return jax.lax.scan(add, zeros, (indices, batch))[0]
