@@ -84,7 +84,13 @@ def seal(directory: pathlib.Path, step: int, state: dict[str, str], processes: i
   entries: dict[str, FileEntry] = {}
   for process in range(processes):
     path = directory / _partial(process)
-    entries |= {file: FileEntry(*entry) for file, entry in json.loads(path.read_text()).items()}
+    try:
+      part = json.loads(path.read_text())
+    except FileNotFoundError as error:
+      raise FileNotFoundError(
+        f"process {process} wrote its part elsewhere; all processes must share this directory"
+      ) from error
+    entries |= {file: FileEntry(*entry) for file, entry in part.items()}
     path.unlink()
   for file in _walk(directory):
     if file not in entries:
@@ -135,7 +141,10 @@ def find_problems(
     return [manifest]
   if step is not None and step != manifest.step:
     return [FileProblem(MANIFEST, "changed", f"is of step {manifest.step}: a renamed checkpoint")]
-  present = set(_walk(directory)) - {MANIFEST}
+  try:
+    present = set(_walk(directory)) - {MANIFEST}
+  except OSError as error:
+    return [FileProblem(str(error.filename), "unreadable", f"cannot be read ({error.strerror})")]
   problems = [
     FileProblem(file, "extra", "is not in the manifest") for file in present - manifest.files.keys()
   ]

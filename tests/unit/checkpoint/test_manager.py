@@ -203,6 +203,13 @@ def test_reading_leaves_the_temporaries_of_a_running_run(tmp_path, manager):
   assert temporary.exists()
 
 
+def test_a_directory_that_cannot_be_made_is_an_error_at_once(tmp_path):
+  (tmp_path / "file").write_text("")
+  manager = CheckpointManager(tmp_path / "file" / "checkpoints")
+  with pytest.raises(CheckpointError, match="step 1 was not saved"):
+    save(manager, 1)
+
+
 def test_another_tree_is_shown_as_a_difference_and_nothing_older_is_taken(manager):
   save(manager, 1)
   save(manager, 2)

@@ -97,6 +97,12 @@ def test_a_dangling_link_in_place_of_a_file_is_named(tmp_path):
   assert (problem.file, problem.kind) == ("empty", "unreadable")
 
 
+def test_processes_that_do_not_share_the_directory_are_told(tmp_path):
+  manifest.seal_process(tmp_path, 0)
+  with pytest.raises(FileNotFoundError, match="process 1 wrote its part elsewhere"):
+    manifest.seal(tmp_path, 1, {}, processes=2)
+
+
 def test_a_renamed_step_is_not_taken_for_another(tmp_path):
   path = make_checkpoint(tmp_path)
   (problem,) = verify_checkpoint(path.rename(tmp_path / "checkpoint_8"))

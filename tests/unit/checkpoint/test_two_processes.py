@@ -68,7 +68,7 @@ def _run_two_processes(directory: pathlib.Path) -> None:
   env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
   workers = [
     subprocess.Popen(
-      [sys.executable, "-c", _WORKER, str(directory), str(process), address],
+      [sys.executable, "-W", "error", "-c", _WORKER, str(directory), str(process), address],
       env=env,
       stderr=subprocess.PIPE,
       text=True,
