@@ -113,7 +113,7 @@ class IndexedReader:
 
   def _start(self, first_row: int) -> grain.DatasetIterator[HostBatch]:
     _check_range("first_row", first_row, 0)
-    self._rows_consumed = first_row
+    self._rows_consumed: int = first_row
     source = _Batches(self._windows, self._order, self._batch_size, self._rows, first_row)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED_BATCHES)
     return iter(grain.MapDataset.source(source).to_iter_dataset(options))
