@@ -87,6 +87,7 @@ class IndexedReader:
       order = order.seed(seed).shuffle()
     self._order = order.repeat(num_epochs)
     self._batch_size = batch_size
+    self._rows_consumed: int = first_row
     self._batches = self._start(first_row)
 
   def __iter__(self) -> IndexedReader:
@@ -113,7 +114,7 @@ class IndexedReader:
 
   def _start(self, first_row: int) -> grain.DatasetIterator[HostBatch]:
     _check_range("first_row", first_row, 0)
-    self._rows_consumed: int = first_row
+    self._rows_consumed = first_row
     source = _Batches(self._windows, self._order, self._batch_size, self._rows, first_row)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED_BATCHES)
     return iter(grain.MapDataset.source(source).to_iter_dataset(options))
