@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TextIO
@@ -30,7 +31,7 @@ class Progress:
     self._stream = sys.stderr if stream is None else stream
     self._reported = (start_step, time.monotonic())
     self._bar = None
-    if self._stream.isatty():
+    if _is_terminal(self._stream):
       self._bar = tqdm(
         total=total_steps,
         initial=start_step,
@@ -86,3 +87,8 @@ class Progress:
 
   def _write(self, text: str) -> None:
     print(text, file=self._stream, flush=True)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+  """Whether a bar can be drawn: some terminals (of containers, of `script`) have no width."""
+  return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0

@@ -59,7 +59,7 @@ def window_means(steps: Sequence[MetricSums]) -> dict[str, float]:
     steps: at least one; on the device or the host.
   """
   # float64: a float32 count of tokens is exact only up to 2^24.
-  host = [jax.tree.map(np.float64, step) for step in jax.device_get(list(steps))]
+  host = [jax.tree.map(_as_float64, step) for step in jax.device_get(list(steps))]
   total = {name: sum(getattr(step, name) for step in host) for name in MetricSums._fields}
   weight = max(float(total["weight"]), 1.0)
   means = {
@@ -76,6 +76,10 @@ def window_means(steps: Sequence[MetricSums]) -> dict[str, float]:
       "expert_load_max": np.mean([expert_load_max(step.expert_load) for step in host]),
     }
   return {name: float(value) for name, value in means.items()}
+
+
+def _as_float64(x):
+  return np.asarray(x, np.float64)
 
 
 def expert_load_max(expert_load: np.ndarray) -> float:
@@ -98,6 +102,7 @@ def train_metrics(
     seconds: the window's wall time.
     learning_rate: that of the window's last step.
   """
+  steps = jax.device_get(list(steps))  # one transfer for the window
   num_tokens = sum(float(step.num_tokens) for step in steps)
   metrics = window_means(steps) | {
     "learning_rate": float(learning_rate),

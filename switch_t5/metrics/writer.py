@@ -20,13 +20,14 @@ from switch_t5.errors import DataError
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_DIRECTORY = "events"
+EVENTS_FLUSH_SECONDS = 10
 
 
 class MetricsWriter:
   """Appends metrics to `model_dir`; made by one process of a run only.
 
-  Every line is handed to the operating system when it is written, so a killed run loses none. What
-  a crash of the machine left of a line is cut off when the next run opens the file.
+  Every line is handed to the operating system when it is written, so a killed run loses none (of
+  events, the last seconds). What a crash left of a line is cut off when the next run opens the file.
   """
 
   def __init__(self, model_dir: str | os.PathLike[str]):
@@ -38,7 +39,10 @@ class MetricsWriter:
     directory = Path(model_dir)
     self._lines = (directory / METRICS_FILE).open("ab")
     _cut_torn_tail(directory / METRICS_FILE, self._lines)
-    self._events = SummaryWriter(str(directory / EVENTS_DIRECTORY))
+    # A thread of its own writes events; the queue is long enough that a step never waits for it.
+    self._events = SummaryWriter(
+      str(directory / EVENTS_DIRECTORY), max_queue=1000, flush_secs=EVENTS_FLUSH_SECONDS
+    )
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Appends the metrics of a step.
@@ -52,7 +56,6 @@ class MetricsWriter:
     self._lines.flush()
     for name, value in metrics.items():
       self._events.add_scalar(name, float(value), int(step))
-    self._events.flush()
 
   def close(self) -> None:
     """Closes the files."""
