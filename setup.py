@@ -9,7 +9,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "switch_t5" / "__init__.py").read_text())
+(VERSION,) = re.findall(r'__version__ = "(.+)"', (HERE / "switch_t5" / "__init__.py").read_text())
 README = HERE / "README.md"
 
 # Lower bounds are the oldest versions the tests have run with (Python 3.11), upper bounds the first
@@ -35,7 +35,7 @@ DEVELOPMENT = ["mypy>=2.4,<3", "pytest>=9.2,<10", "ruff>=0.17.6,<0.18", "setupto
 
 setup(
   name="switch_t5",
-  version=VERSION[1] if VERSION else "0",
+  version=VERSION,
   description="Switch Transformers in JAX: training, evaluation, checkpoints, on any mesh",
   long_description=README.read_text(encoding="utf-8") if README.exists() else "",
   long_description_content_type="text/markdown",

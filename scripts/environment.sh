@@ -5,14 +5,13 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Prints the interpreters called python3.MINOR, pyenv's included, best guess first.
+# Prints a Python 3.MINOR that can make virtual environments, or fails; finds pyenv's too.
 find_python() {
   local minor=$1 candidate
-  for candidate in "$(command -v "python3.$minor" || true)" \
-    "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3."$minor".*/bin/python; do
-    # pyenv's shims exist for versions that are not active, hence the trial run.
-    if [ -x "$candidate" ] && "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
-      echo "$candidate"
+  for candidate in "python3.$minor" python3 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3."$minor".*/bin/python; do
+    # Tried rather than looked up: pyenv's shims also exist for versions that are not active.
+    if "$candidate" -c "import sys, venv, pip; sys.exit(sys.version_info[:2] != (3, $minor))" 2>/dev/null; then
+      command -v "$candidate"
       return
     fi
   done
@@ -28,16 +27,27 @@ enter_environment() {
     done
   fi
   if [ -z "$python" ]; then
-    echo "No Python 3.11, 3.12 or 3.13 with venv found: install one, or set PYTHON=/path/to/python." >&2
+    echo "No Python 3.11, 3.12 or 3.13 with pip was found. Install one, or set PYTHON=/path/to/python." >&2
     exit 2
   fi
   version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  case $version in
+    3.11 | 3.12 | 3.13) ;;
+    *)
+      echo "Python 3.11, 3.12 or 3.13 is needed; $python is Python $version." >&2
+      exit 2
+      ;;
+  esac
   venv=.venv-$version
   stamp=$(cat setup.py pyproject.toml | cksum)
   VENV_PYTHON=$venv/bin/python
   if [ "$(cat "$venv/installed" 2>/dev/null)" != "$stamp" ]; then
     echo "Installing switch_t5 into $venv (Python $version; a few minutes the first time) ..." >&2
-    [ -x "$VENV_PYTHON" ] || "$python" -m venv "$venv"
+    if [ ! -x "$venv/bin/pip" ]; then
+      # Debian's python3 comes without ensurepip; its pip can fill the environment from outside.
+      "$python" -m venv --clear --without-pip "$venv"
+      "$python" -m pip --quiet --python "$VENV_PYTHON" install pip
+    fi
     "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
     echo "$stamp" > "$venv/installed"
   fi

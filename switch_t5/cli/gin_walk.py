@@ -114,8 +114,8 @@ def walk_file(
   """Returns the statements of a file, those of its includes in their place.
 
   Args:
-    name: the file; an included one is looked up in the search paths only, one that was named on
-      the command line also as it stands.
+    name: the file; an included one must lie inside the search paths, one that was named on the
+      command line need not.
     search_paths: folders, first come first served.
     including: the files whose includes led here, outermost first.
 
@@ -150,15 +150,13 @@ class MissingFileError(ConfigError):
 
 
 def find_file(name: str, search_paths: Sequence[Path], *, anywhere: bool) -> Path:
-  """Returns the resolved path of a gin file; `anywhere` also takes it as it stands."""
-  if anywhere and Path(name).is_file():
-    return Path(name).resolve()
+  """Returns the resolved path of a gin file; `anywhere` allows it outside the search paths."""
   searched = ", ".join(str(folder) for folder in search_paths)
   outside = False
   for folder in search_paths:
-    path = (folder / name).resolve()
+    path = (folder / name).resolve()  # an absolute name stays as it is
     if path.is_file():
-      if path.is_relative_to(folder.resolve()):
+      if anywhere or path.is_relative_to(folder.resolve()):
         return path
       outside = True
   if outside:
