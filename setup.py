@@ -12,8 +12,8 @@ HERE = Path(__file__).parent
 (VERSION,) = re.findall(r'__version__ = "(.+)"', (HERE / "switch_t5" / "__init__.py").read_text())
 README = HERE / "README.md"
 
-# Lower bounds are the oldest versions the tests have run with (Python 3.11), upper bounds the first
-# untested minor version. Newest versions are tested on Python 3.12 and 3.13.
+# Lower bounds are the oldest versions that the tests run with (on Python 3.11); upper bounds come
+# before the next version that may break: the next minor one of what is at 0.x, else the next major.
 REQUIREMENTS = [
   "absl-py>=2.5,<3",
   "array_record>=0.8.6,<0.9",
@@ -31,7 +31,7 @@ REQUIREMENTS = [
   "tensorflow-datasets>=4.9.10,<4.10",
   "tqdm>=4.70,<5",
 ]
-DEVELOPMENT = ["mypy>=2.4,<3", "pytest>=9.2,<10", "ruff>=0.17.6,<0.18", "setuptools>=77"]
+DEVELOPMENT = ["mypy>=2.4,<3", "pytest>=9.2,<10", "ruff>=0.17.6,<0.18", "setuptools>=77,<85"]
 
 setup(
   name="switch_t5",
