@@ -35,7 +35,7 @@ class Mode:
 
 MODES = {
   "train": Mode("train", "train a model, or go on with one that was stopped"),
-  "eval": Mode("evaluate", "evaluate a checkpoint"),
+  "eval": Mode("evaluate", "evaluate a checkpoint", takes=("json",)),
   "cache": Mode("cache", "prepare a task's data once, for training to read"),
   "config": Mode(
     "show_config",
