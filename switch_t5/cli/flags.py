@@ -27,6 +27,9 @@ class CommandLine:
     imports: modules to import first, with tasks of the user's own.
     platform: cpu, gpu or tpu, or None for what JAX finds.
     emulate_devices: how many CPU devices to emulate, or None.
+    coordinator_address: HOST:PORT of process 0, or None if there is one process.
+    process_count: processes of the run.
+    process_index: which of them this is.
     dry_run: check everything, train nothing.
     debug: show tracebacks.
     json: print one JSON object.
@@ -41,6 +44,9 @@ class CommandLine:
   imports: tuple[str, ...] = ()
   platform: str | None = None
   emulate_devices: int | None = None
+  coordinator_address: str | None = None
+  process_count: int | None = None
+  process_index: int | None = None
   dry_run: bool = False
   debug: bool = False
   json: bool = False
@@ -57,6 +63,9 @@ HELP = (
   ("--import=MODULE", "import a module that registers tasks of your own"),
   ("--platform=cpu|gpu|tpu", "run there or fail; without it, what JAX finds"),
   ("--emulate_devices=N", "emulate N devices on the CPU"),
+  ("--coordinator_address=HOST:PORT", "of process 0, in a run of several processes"),
+  ("--process_count=N", "processes of the run"),
+  ("--process_index=I", "which of them this is, from 0"),
   ("--dry_run", "check everything, then stop"),
   ("--debug", "show tracebacks"),
   ("--json", "print one JSON object (config, checkpoint)"),
@@ -73,6 +82,9 @@ def _define() -> flags.FlagValues:
   flags.DEFINE_list("gin_search_paths", [], "", flag_values=values)
   flags.DEFINE_enum("platform", None, PLATFORMS, "", flag_values=values)
   flags.DEFINE_integer("emulate_devices", None, "", lower_bound=1, flag_values=values)
+  flags.DEFINE_string("coordinator_address", None, "", flag_values=values)
+  flags.DEFINE_integer("process_count", None, "", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("process_index", None, "", lower_bound=0, flag_values=values)
   for name in ("dry_run", "debug", "json", "list", "help"):
     flags.DEFINE_boolean(name, False, "", flag_values=values)
   return values
@@ -107,6 +119,9 @@ def parse(argv: Sequence[str]) -> CommandLine:
     imports=tuple(found["import"]),
     platform=found["platform"],
     emulate_devices=found["emulate_devices"],
+    coordinator_address=found["coordinator_address"],
+    process_count=found["process_count"],
+    process_index=found["process_index"],
     dry_run=found["dry_run"],
     debug=found["debug"],
     json=found["json"],

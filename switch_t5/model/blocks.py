@@ -15,6 +15,7 @@ from switch_t5.layers.moe.router_statistics import RouterReport, over_groups
 from switch_t5.layers.moe.switch_feed_forward import SwitchFeedForward
 from switch_t5.layers.norm import LayerNorm
 from switch_t5.model.config import ModelConfig
+from switch_t5.sharding.annotate import constrain
 from switch_t5.types import Array, PRNGKey
 
 
@@ -82,13 +83,13 @@ class MlpSublayer(nnx.Module):
     self, x: Array, token_mask: Array, capacity_factor: float, keys: tuple
   ) -> tuple[Array, RouterReport | None]:
     """Returns x plus the sublayer's output, and what its router reports (None if dense)."""
-    normed, report = self.pre_mlp_layer_norm(x), None
+    normed, report = constrain(self.pre_mlp_layer_norm(x), "batch", "embed"), None
     if self.sparse:
       y, report = self.mlp(normed, token_mask, capacity_factor=capacity_factor, key=keys[0])
       report = over_groups(report)
     else:
       y = self.mlp(normed, token_mask.shape[0], keys[0])
-    return x + dropout_tokens(y, self.dropout_rate, keys[1], token_mask.shape[0]), report
+    return add_sublayer(x, y, self.dropout_rate, keys[1], token_mask.shape[0]), report
 
 
 class EncoderLayer(MlpSublayer):
@@ -104,7 +105,7 @@ class EncoderLayer(MlpSublayer):
     keys = split_key(key, 4)
     normed = self.pre_attention_layer_norm(x)
     y = self.attention(normed, normed, inputs.self_mask, inputs.self_bias, keys[0])
-    x = x + dropout_tokens(y, self.dropout_rate, keys[1], inputs.token_mask.shape[0])
+    x = add_sublayer(x, y, self.dropout_rate, keys[1], inputs.token_mask.shape[0])
     return self.add_mlp(x, inputs.token_mask, capacity_factor, keys[2:])
 
 
@@ -124,10 +125,10 @@ class DecoderLayer(MlpSublayer):
     batch_size = inputs.token_mask.shape[0]
     normed = self.pre_self_attention_layer_norm(x)
     y = self.self_attention(normed, normed, inputs.self_mask, inputs.self_bias, keys[0])
-    x = x + dropout_tokens(y, self.dropout_rate, keys[1], batch_size)
+    x = add_sublayer(x, y, self.dropout_rate, keys[1], batch_size)
     normed = self.pre_cross_attention_layer_norm(x)
     y = self.encoder_decoder_attention(normed, inputs.encoded, inputs.cross_mask, key=keys[2])
-    x = x + dropout_tokens(y, self.dropout_rate, keys[3], batch_size)
+    x = add_sublayer(x, y, self.dropout_rate, keys[3], batch_size)
     return self.add_mlp(x, inputs.token_mask, capacity_factor, keys[4:])
 
 
@@ -147,6 +148,18 @@ class Block(nnx.Module):
     for i, layer_key in enumerate(split_key(key, self.num_layers)):
       x, report = getattr(self, f"layers_{i}")(x, inputs, capacity_factor, layer_key)
     return x, report
+
+
+def add_sublayer(
+  x: Array, y: Array, dropout_rate: float, key: PRNGKey | None, batch_size: int
+) -> Array:
+  """Returns x + dropout(y), [tokens, d], the residual stream.
+
+  Both are whole along d on every device: without the constraint XLA spreads the Switch layer's
+  split of d over the model axis into the norms, with two collectives for each.
+  """
+  y = constrain(y, "batch", "embed")
+  return constrain(x + dropout_tokens(y, dropout_rate, key, batch_size), "batch", "embed")
 
 
 def split_key(key: PRNGKey | None, num: int) -> tuple[PRNGKey | None, ...]:

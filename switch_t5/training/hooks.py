@@ -11,7 +11,7 @@ import optax
 
 from switch_t5.errors import DivergedError
 from switch_t5.metrics.train_metrics import train_metrics
-from switch_t5.training.loop import Progress
+from switch_t5.training.loop import LoopState
 
 WriteMetrics = Callable[[int, dict[str, float]], None]
 
@@ -30,19 +30,19 @@ class LogHook:
   write: WriteMetrics
   learning_rate: optax.Schedule
 
-  def __call__(self, progress: Progress) -> None:
+  def __call__(self, loop: LoopState) -> None:
     """Writes one line of metrics and empties the window."""
-    if not progress.window:
+    if not loop.window:
       return
     metrics = train_metrics(
-      progress.window,
-      seconds=progress.window_seconds,
-      learning_rate=float(self.learning_rate(progress.step - 1)),
+      loop.window,
+      seconds=loop.window_seconds,
+      learning_rate=float(self.learning_rate(loop.step - 1)),
     )
-    progress.window.clear()
-    progress.window_seconds = 0.0
-    self.write(progress.step, metrics)
-    check_finite(progress.step, metrics["train/loss"])
+    loop.window.clear()
+    loop.window_seconds = 0.0
+    self.write(loop.step, metrics)
+    check_finite(loop.step, metrics["train/loss"])
 
 
 @dataclasses.dataclass
@@ -55,13 +55,13 @@ class CheckpointHook:
   """
 
   period: int
-  save: Callable[[Progress], None]
+  save: Callable[[LoopState], None]
 
-  def __call__(self, progress: Progress) -> None:
+  def __call__(self, loop: LoopState) -> None:
     """Saves, unless the last step's loss is not finite."""
-    if progress.window:
-      check_finite(progress.step, float(progress.window[-1].loss))
-    self.save(progress)
+    if loop.window:
+      check_finite(loop.step, float(loop.window[-1].loss))
+    self.save(loop)
 
 
 @dataclasses.dataclass
@@ -70,15 +70,15 @@ class EvalHook:
 
   Attributes:
     period: EVAL_PERIOD.
-    evaluate: takes the progress.
+    evaluate: takes the loop.
   """
 
   period: int
-  evaluate: Callable[[Progress], None]
+  evaluate: Callable[[LoopState], None]
 
-  def __call__(self, progress: Progress) -> None:
+  def __call__(self, loop: LoopState) -> None:
     """Evaluates the current parameters."""
-    self.evaluate(progress)
+    self.evaluate(loop)
 
 
 def check_finite(step: int, loss: float) -> None:

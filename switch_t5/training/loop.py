@@ -18,7 +18,7 @@ from switch_t5.types import DeviceBatch
 
 
 @dataclasses.dataclass
-class Progress:
+class LoopState:
   """Where a run stands; hooks read it, the log hook empties the window.
 
   Attributes:
@@ -39,7 +39,7 @@ class Hook(Protocol):
 
   period: int
 
-  def __call__(self, progress: Progress) -> None:
+  def __call__(self, loop: LoopState) -> None:
     """Acts on what has been done so far; may take its time, which is not counted as training."""
 
 
@@ -52,7 +52,7 @@ def train_loop(
   total_steps: int,
   interruption: Interruption,
   agree_period: int,
-) -> Progress:
+) -> LoopState:
   """Runs from `state.step` to `total_steps` or until interrupted.
 
   Args:
@@ -65,31 +65,31 @@ def train_loop(
     agree_period: with several processes, every how many steps they agree on stopping.
 
   Returns:
-    The progress at the end; `progress.step < total_steps` if it was interrupted.
+    The progress at the end; `loop.step < total_steps` if it was interrupted.
   """
-  progress = Progress(int(state.step), state)
+  loop = LoopState(int(state.step), state)
   started = time.perf_counter()
-  while progress.step < total_steps:
+  while loop.step < total_steps:
     batch = next(batches)
-    if progress.window:
+    if loop.window:
       # One step in flight: enough to hide the host's work, and emulated devices that share a CPU
       # cannot starve each other in the collectives of two programs.
-      jax.block_until_ready(progress.window[-1])
-    progress.state, sums = train_step(progress.state, batch)
-    progress.window.append(sums)
-    progress.step += 1
+      jax.block_until_ready(loop.window[-1])
+    loop.state, sums = train_step(loop.state, batch)
+    loop.window.append(sums)
+    loop.step += 1
     due = [
       hook
       for hook in hooks
-      if progress.step % hook.period == 0 or progress.step == total_steps
+      if loop.step % hook.period == 0 or loop.step == total_steps
     ]
     if due:
       jax.block_until_ready(sums)
-      progress.window_seconds += time.perf_counter() - started
+      loop.window_seconds += time.perf_counter() - started
       for hook in due:
-        hook(progress)
+        hook(loop)
       started = time.perf_counter()
-    may_communicate = progress.step % agree_period == 0
+    may_communicate = loop.step % agree_period == 0
     if interruption.requested(may_communicate=may_communicate):
       break
-  return progress
+  return loop

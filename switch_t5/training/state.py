@@ -60,18 +60,3 @@ def abstract_state(
 def shardings(abstract: PyTree) -> PyTree:
   """Returns the shardings of abstract arrays."""
   return jax.tree.map(lambda leaf: leaf.sharding, abstract)
-
-
-def init_state(
-  definition: ModelDefinition,
-  optimizer: optax.GradientTransformation,
-  abstract: TrainState,
-  seed: int,
-) -> TrainState:
-  """Draws a new state, each device its own shards; the values do not depend on the mesh."""
-
-  def init() -> TrainState:
-    params = definition.init(jax.random.key(seed))
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-  return jax.jit(init, out_shardings=shardings(abstract))()

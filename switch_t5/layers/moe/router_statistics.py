@@ -37,3 +37,13 @@ def expert_load(expert_index: Array, mask: Array, num_experts: int) -> Array:
   """
   chosen = jax.nn.one_hot(expert_index, num_experts, dtype=jnp.float32)
   return jnp.einsum("gnke,gn->ge", chosen, mask.astype(jnp.float32))
+
+
+def over_groups(report: RouterReport) -> RouterReport:
+  """Reduces over groups: losses to their mean, counts to their sum."""
+  return RouterReport(
+    report.load_balance_loss.mean(axis=0),
+    report.router_z_loss.mean(axis=0),
+    report.expert_load.sum(axis=0),
+    report.num_dropped.sum(axis=0),
+  )

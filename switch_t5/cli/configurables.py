@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What gin may configure: this list and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from switch_t5.cli.dataset import DatasetConfig
+from switch_t5.cli.train_config import EvalConfig, TrainConfig
+from switch_t5.losses.objective import LossConfig
+from switch_t5.model.config import ModelConfig
+from switch_t5.optim.adafactor import adafactor
+from switch_t5.optim.schedules import learning_rate_schedule
+
+CONFIGURABLES: dict[str, Callable[..., Any]] = {
+  "train": TrainConfig,
+  "evaluate": EvalConfig,
+  "ModelConfig": ModelConfig,
+  "DatasetConfig": DatasetConfig,
+  "LossConfig": LossConfig,
+  "adafactor": adafactor,
+  "learning_rate_schedule": learning_rate_schedule,
+}

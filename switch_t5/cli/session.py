@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What training and evaluation share: mesh, model, state layout, batches, held-out metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from switch_t5.batch import batch_spec
+from switch_t5.cli import dataset as dataset_lib
+from switch_t5.cli.train_config import TrainConfig
+from switch_t5.evaluation.fill_spans import FilledSpans, build_greedy_fill, pair_spans
+from switch_t5.metrics.train_metrics import window_means
+from switch_t5.model.config import ModelConfig
+from switch_t5.model.definition import ModelDefinition, define_model
+from switch_t5.sharding.mesh import make_mesh
+from switch_t5.sharding.placement import batch_sharding, local_rows, place_batch
+from switch_t5.training.eval_step import EvalStep, build_eval_step
+from switch_t5.training.objective import cross_entropy_objective
+from switch_t5.training.state import TrainState, abstract_state
+from switch_t5.types import DeviceBatch, HostBatch, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+  """A run's fixed parts, on the devices of this process.
+
+  Attributes:
+    config: what it was made from.
+    model: the model's configuration, groups resolved.
+    mesh: of the devices.
+    definition: the model without values.
+    optimizer: of its parameters.
+    abstract: shapes and shardings of the state.
+    rows: which rows of a global batch this process supplies.
+  """
+
+  config: TrainConfig
+  model: ModelConfig
+  mesh: Mesh
+  definition: ModelDefinition
+  optimizer: optax.GradientTransformation
+  abstract: TrainState
+  rows: np.ndarray
+
+  def place(self, local: HostBatch) -> DeviceBatch:
+    """Makes global arrays [microbatches, rows, length] of this process's rows."""
+    return place_batch(
+      local, self.mesh, self.rows, self.config.dataset.batch_size, self.config.num_microbatches
+    )
+
+  def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes and shardings of a batch."""
+    dataset, parts = self.config.dataset, self.config.num_microbatches
+    leading = (parts, dataset.batch_size // parts)
+    sharding = batch_sharding(self.mesh)
+    return {
+      name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
+      for name, spec in batch_spec(leading, dataset.encoder_length, dataset.decoder_length).items()
+    }
+
+  def build_eval_step(self) -> EvalStep:
+    """Returns the evaluation step: evaluation's capacity factor, no noise."""
+    objective = cross_entropy_objective(self.config.loss, self.model.eval_capacity_factor)
+    return build_eval_step(self.definition, objective, self.mesh, self.config.num_microbatches)
+
+  def validation_batches(self, cache_directory: Path) -> Iterator[DeviceBatch]:
+    """Yields the validation split once, or its first `eval_steps` batches."""
+    reader = dataset_lib.validation_reader(self.config.dataset, cache_directory, self.rows)
+    return map(self.place, itertools.islice(reader, self.config.eval_steps))
+
+  def held_out_metrics(
+    self, eval_step: EvalStep, params: PyTree, cache_directory: Path
+  ) -> dict[str, float]:
+    """Returns the metrics of the validation split by public name, `eval/<task>/<metric>`."""
+    sums = []
+    for batch in self.validation_batches(cache_directory):
+      sums.append(jax.block_until_ready(eval_step(params, batch)))
+    task = self.config.dataset.mixture_or_task_name
+    return {f"eval/{task}/{name}": value for name, value in window_means(sums).items()}
+
+  def fill_held_out_spans(self, params: PyTree, cache_directory: Path) -> list[FilledSpans]:
+    """Fills the masked spans of the first `show_samples` validation rows."""
+    batch = next(self.validation_batches(cache_directory))
+    first = jax.tree.map(lambda x: x[:1], batch)  # one microbatch
+    predictions = np.asarray(build_greedy_fill(self.definition)(params, first))
+    vocabulary = self.config.dataset.task().vocabulary()
+    examples = zip(
+      np.asarray(first["encoder_input_tokens"][0]),
+      np.asarray(first["decoder_target_tokens"][0]),
+      predictions,
+      strict=True,
+    )
+    return [
+      pair_spans(*example, eos_id=vocabulary.eos_id, decode=vocabulary.decode)
+      for example in itertools.islice(examples, self.config.show_samples)
+    ]
+
+
+def open_session(config: TrainConfig) -> Session:
+  """Checks everything that can be checked before data and compilation, and lays out the state.
+
+  Raises:
+    MeshError: if model, batch or groups do not divide over the mesh, or devices are missing.
+  """
+  model, mesh_shape = config.checked_model()
+  mesh = make_mesh(mesh_shape)
+  definition = define_model(model)
+  optimizer = config.make_optimizer(definition)
+  return Session(
+    config=config,
+    model=model,
+    mesh=mesh,
+    definition=definition,
+    optimizer=optimizer,
+    abstract=abstract_state(definition, optimizer, mesh),
+    rows=local_rows(mesh, config.dataset.batch_size, config.num_microbatches),
+  )

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mode `train`: puts model, data, checkpoints and hooks together around the one loop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from absl import logging
+
+from switch_t5.checkpoint.manager import CheckpointManager, RestoredCheckpoint
+from switch_t5.checkpoint.run_lock import RunLock
+from switch_t5.cli import dataset as dataset_lib
+from switch_t5.cli import distributed, gin_setup, platform, run_record
+from switch_t5.cli.configurables import CONFIGURABLES
+from switch_t5.cli.flags import CommandLine
+from switch_t5.cli.session import Session, open_session
+from switch_t5.cli.train_config import TrainConfig
+from switch_t5.data.indexed import IndexedReader, unigram_entropy
+from switch_t5.errors import Interrupted
+from switch_t5.metrics.progress import Progress
+from switch_t5.metrics.writer import MetricsWriter
+from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
+from switch_t5.training.init import init_state
+from switch_t5.training.interruption import Interruption
+from switch_t5.training.loop import LoopState, train_loop
+from switch_t5.training.objective import cross_entropy_objective
+from switch_t5.training.state import TrainState
+from switch_t5.training.train_step import TrainStep, build_train_step
+
+
+def run(command_line: CommandLine) -> None:
+  """Trains as the command line says; raises Interrupted if a signal stopped it after saving."""
+  configuration = gin_setup.load_command_line(command_line, CONFIGURABLES)
+  config: TrainConfig = configuration.call("train")
+  distributed.start(command_line)
+  platform.require(command_line.platform)
+  session = open_session(config)
+  config.dataset.task()  # an unknown task or text that is not there: before anything is written
+  if command_line.dry_run:
+    print(f"{describe(session)}\nNothing is trained: --dry_run.")
+    return
+  lock = RunLock(config.model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
+  with lock, jax.set_mesh(session.mesh), Interruption() as interruption:
+    Run(session, configuration.operative_config("train")).train(interruption)
+
+
+def describe(session: Session) -> str:
+  """Returns what is about to be trained, in two lines."""
+  model, config = session.model, session.config
+  count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(session.definition.shapes))
+  experts = f"Switch, {model.num_experts} experts" if model.num_experts else "dense"
+  mesh = ", ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items())
+  return (
+    f"Model: {experts}, {count:,} parameters, {model.activation_dtype} activations\n"
+    f"Mesh: {mesh} on {jax.devices()[0].device_kind}; batch {config.dataset.batch_size} in "
+    f"{config.num_microbatches} microbatch(es); MODEL_DIR {config.model_dir}"
+  )
+
+
+class Run:
+  """One process's part of a training run.
+
+  Args:
+    session: mesh, model and layout.
+    config_text: the operative configuration, saved with every checkpoint.
+  """
+
+  def __init__(self, session: Session, config_text: str):
+    self.session, self.config, self.config_text = session, session.config, config_text
+    self.model_dir = Path(self.config.model_dir)
+    self.is_first = jax.process_index() == 0
+    self.checkpoints = CheckpointManager(
+      self.model_dir / "checkpoints", keep=self.config.checkpoints_kept
+    )
+    self.progress: Progress | None = None
+
+  def train(self, interruption: Interruption) -> None:
+    """Trains to the end, or until interrupted: then saves and raises Interrupted."""
+    self.say(describe(self.session))
+    restored = self.checkpoints.restore(self.session.abstract)
+    self.prepare_data(restored)
+    state = self.first_state(restored)
+    step = int(state.step)
+    if step >= self.config.total_steps:
+      self.say(f"Nothing to train: step {step} of {self.config.total_steps} is done.")
+      return
+    self.record_start(step)
+    train_step = self.compile(state)
+    self.progress = Progress(self.config.total_steps, step) if self.is_first else None
+    with self.metrics_writer():
+      loop = train_loop(
+        state,
+        train_step,
+        self.batches(),
+        self.hooks(),
+        total_steps=self.config.total_steps,
+        interruption=interruption,
+        agree_period=self.config.log_period,
+      )
+      self.finish(loop, interruption)
+
+  def prepare_data(self, restored: RestoredCheckpoint | None) -> None:
+    """Opens the cache, written first if it is not there, at the position of the checkpoint."""
+    dataset = self.config.dataset
+    self.cache_directory = dataset_lib.prepare_cache(dataset, dataset.task())
+    dataset_lib.check_vocabulary(self.cache_directory, self.session.model)
+    self.identity = dataset_lib.identity(dataset, self.cache_directory)
+    self.reader: IndexedReader = dataset_lib.train_reader(
+      dataset, self.cache_directory, self.session.rows
+    )
+    self.say(
+      f"Data: {dataset.mixture_or_task_name}, {self.reader.num_rows:,} rows an epoch, "
+      f"read from {self.cache_directory}"
+    )
+    if restored is not None:
+      dataset_lib.check_identity(restored.data_state["identity"], self.identity)
+      self.reader.restore(restored.data_state["position"])
+
+  def first_state(self, restored: RestoredCheckpoint | None) -> TrainState:
+    """Returns the newest good checkpoint's state, or a new one."""
+    if restored is None:
+      self.say(f"Starting from new parameters (seed {self.config.seed}).")
+      session = self.session
+      return init_state(session.definition, session.optimizer, session.abstract, self.config.seed)
+    for skipped in restored.skipped:
+      self.say(f"Checkpoint {skipped.step} is damaged and was passed over: {skipped.reason}")
+    self.say(f"Resuming from step {restored.step}, saved in {self.model_dir / 'checkpoints'}.")
+    changed = run_record.changed_lines(restored.config_text, self.config_text)
+    if changed:
+      self.say("The configuration has changed since:\n  " + "\n  ".join(changed[:20]))
+    return restored.state
+
+  def record_start(self, step: int) -> None:
+    """Writes run.json and config.gin."""
+    if self.is_first:
+      start = run_record.describe_start(self.config.mesh_shape, step, self.identity)
+      run_record.write(self.model_dir, self.config_text, start)
+
+  def compile(self, state: TrainState) -> TrainStep:
+    """Compiles the train step ahead of the loop, so that its time is not taken for training's."""
+    session, started = self.session, time.perf_counter()
+    self.say("Compiling the train step ...")
+    objective = cross_entropy_objective(self.config.loss, session.model.train_capacity_factor)
+    train_step = build_train_step(
+      session.definition,
+      session.optimizer,
+      objective,
+      session.abstract,
+      num_microbatches=self.config.num_microbatches,
+      seed=self.config.seed,
+    )
+    compiled = train_step.lower(state, session.abstract_batch()).compile()
+    self.say(f"Compiled in {time.perf_counter() - started:.1f} s.")
+    return compiled
+
+  def batches(self) -> Iterator:
+    """Yields global batches; the reader's position is that of the batch last yielded."""
+    return map(self.session.place, self.reader)
+
+  def hooks(self) -> list:
+    """Returns what happens between steps, in order."""
+    config = self.config
+    eval_step = self.session.build_eval_step()
+    return [
+      LogHook(config.log_period, self.write_train_metrics, config.learning_rate),
+      CheckpointHook(config.checkpoint_period, self.save),
+      EvalHook(config.eval_period, lambda loop: self.evaluate(loop, eval_step)),
+    ]
+
+  def save(self, loop: LoopState) -> None:
+    """Starts an asynchronous save of the state and the position in the data."""
+    data_state = {"position": self.reader.state(), "identity": self.identity}
+    self.checkpoints.save(
+      loop.step, loop.state, data_state=data_state, config_text=self.config_text
+    )
+
+  def evaluate(self, loop: LoopState, eval_step) -> None:
+    """Measures the validation split and says so."""
+    metrics = self.session.held_out_metrics(eval_step, loop.state.params, self.cache_directory)
+    if self.is_first:
+      self.writer.write(loop.step, metrics)
+    task = self.config.dataset.mixture_or_task_name
+    cross_entropy, accuracy = (metrics[f"eval/{task}/{n}"] for n in ("cross_entropy", "accuracy"))
+    self.say(
+      f"Held-out at step {loop.step}: {cross_entropy:.3f} nats per target token, "
+      f"accuracy {accuracy:.1%}"
+    )
+    self.last_cross_entropy = cross_entropy
+
+  def finish(self, loop: LoopState, interruption: Interruption) -> None:
+    """Saves the last step and says how it ended."""
+    self.save(loop)
+    self.checkpoints.wait()
+    if loop.step < self.config.total_steps:
+      raise Interrupted(
+        f"Stopped by {interruption.signal_name or 'another process'} at step {loop.step} of "
+        f"{self.config.total_steps}; everything is saved.",
+        value=f"{self.model_dir}/checkpoints/checkpoint_{loop.step}",
+        remedy="the same command goes on from there",
+      )
+    if self.config.show_samples:
+      self.show_samples(loop)
+    self.say(f"Done: step {loop.step}, saved in {self.model_dir}/checkpoints.")
+
+  def show_samples(self, loop: LoopState) -> None:
+    """Prints held-out sentences with their spans filled, and the loss beside the unigram's."""
+    filled = self.session.fill_held_out_spans(loop.state.params, self.cache_directory)
+    for example in filled:
+      self.say(f"\n{example.text}")
+      for sentinel, truth, prediction in example.spans:
+        self.say(f"  {sentinel:<15} truth: {truth!r:<32} model: {prediction!r}")
+    unigram = unigram_entropy(
+      self.cache_directory, feature_lengths=self.config.dataset.task_feature_lengths
+    )
+    self.say(
+      f"\nHeld-out cross-entropy {self.last_cross_entropy:.3f} nats per target token; "
+      f"unigram entropy of the same targets {unigram:.3f}."
+    )
+
+  @contextlib.contextmanager
+  def metrics_writer(self):
+    """Opens metrics.jsonl and events in process 0, and closes them and the bar whatever happens."""
+    self.writer = MetricsWriter(self.model_dir) if self.is_first else None
+    try:
+      yield
+    finally:
+      if self.writer is not None:
+        self.writer.close()
+      if self.progress is not None:
+        self.progress.close()
+        self.progress = None
+
+  def write_train_metrics(self, step: int, metrics: dict[str, float]) -> None:
+    """Writes a log window's metrics to the files and the terminal."""
+    if self.is_first:
+      self.writer.write(step, metrics)
+      self.progress.report(
+        step, loss=metrics["train/loss"], tokens_per_second=metrics["train/tokens_per_second"]
+      )
+
+  def say(self, text: str) -> None:
+    """Tells the user, from one process."""
+    if not self.is_first:
+      return
+    if self.progress is not None:
+      self.progress.message(text)
+    else:
+      print(text, flush=True)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `switch_t5 train` and `switch_t5 eval` are told."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from switch_t5.cli.dataset import DatasetConfig
+from switch_t5.errors import ConfigError
+from switch_t5.losses.objective import LossConfig
+from switch_t5.model.config import ModelConfig
+from switch_t5.model.definition import ModelDefinition
+from switch_t5.optim.adafactor import adafactor, num_batch_axes
+from switch_t5.sharding.mesh import MeshShape
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """Trains a model, or goes on with one that was stopped.
+
+  Attributes:
+    model_dir: MODEL_DIR: checkpoints, metrics and the configuration go there; what is found there is
+      gone on with.
+    model: a ModelConfig.
+    dataset: a DatasetConfig.
+    total_steps: TRAIN_STEPS, those of a resumed run's past included.
+    learning_rate: a schedule, as learning_rate_schedule() returns it.
+    optimizer: a function such as adafactor.
+    loss: a LossConfig.
+    mesh_shape: MESH_SHAPE, devices along (data, expert, model).
+    num_microbatches: NUM_MICROBATCHES: parts of a batch whose gradients are accumulated.
+    checkpoint_period: CHECKPOINT_PERIOD, in steps.
+    checkpoints_kept: the newest checkpoints that are not deleted.
+    eval_period: EVAL_PERIOD, in steps.
+    eval_steps: batches of an evaluation; None: the whole validation split.
+    log_period: LOG_PERIOD, in steps.
+    seed: SEED of initialisation, dropout and jitter.
+    show_samples: held-out sentences whose masked spans are filled and shown at the end.
+  """
+
+  model_dir: str
+  model: ModelConfig
+  dataset: DatasetConfig
+  total_steps: int
+  learning_rate: optax.Schedule
+  optimizer: Callable[..., optax.GradientTransformation] = adafactor
+  loss: LossConfig = LossConfig()  # noqa: RUF009 - frozen
+  mesh_shape: tuple[int, int, int] = (1, 1, 1)
+  num_microbatches: int = 1
+  checkpoint_period: int = 1000
+  checkpoints_kept: int = 3
+  eval_period: int = 1000
+  eval_steps: int | None = None
+  log_period: int = 100
+  seed: int = 0
+  show_samples: int = 0
+
+  def __post_init__(self):
+    _check_type("model_dir", self.model_dir, str, "a path in quotes: \"'runs/mine'\"")
+    _check_type("model", self.model, ModelConfig, "@ModelConfig()")
+    _check_type("dataset", self.dataset, DatasetConfig, "@DatasetConfig()")
+    _check_type("loss", self.loss, LossConfig, "@LossConfig()")
+    for name in ("learning_rate", "optimizer"):
+      _check(callable(getattr(self, name)), name, getattr(self, name), "a reference, e.g. @adafactor")
+    for name in (
+      "total_steps num_microbatches checkpoint_period checkpoints_kept eval_period log_period"
+    ).split():
+      _check(_is_count(getattr(self, name), 1), name, getattr(self, name), "at least 1")
+    for name in ("seed", "show_samples"):
+      _check(_is_count(getattr(self, name), 0), name, getattr(self, name), "at least 0")
+    _check(
+      self.eval_steps is None or _is_count(self.eval_steps, 1),
+      "eval_steps",
+      self.eval_steps,
+      "None or at least 1",
+    )
+
+  def checked_model(self) -> tuple[ModelConfig, MeshShape]:
+    """Returns model and mesh once everything that can be checked without data was checked."""
+    mesh_shape = MeshShape.parse(self.mesh_shape)
+    model = self.model.with_lengths(self.dataset.encoder_length)
+    model.check_mesh(mesh_shape, self.dataset.batch_size, self.num_microbatches)
+    return model, mesh_shape
+
+  def make_optimizer(self, definition: ModelDefinition) -> optax.GradientTransformation:
+    """Returns the optimizer for a model's parameters."""
+    batch_axes = jax.tree.map(
+      lambda _, axes: num_batch_axes(axes), definition.shapes, definition.axes
+    )
+    return self.optimizer(self.learning_rate, batch_axes=batch_axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """Evaluates a checkpoint on the validation split of its task.
+
+  Model, dataset and mesh are those of `train`.
+
+  Attributes:
+    checkpoint_step: which checkpoint of MODEL_DIR; None: the newest good one.
+  """
+
+  checkpoint_step: int | None = None
+
+
+def _is_count(value: Any, least: int) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _check_type(name: str, value: Any, kind: type, rule: str) -> None:
+  _check(isinstance(value, kind), name, value, rule)
+
+
+def _check(holds: bool, name: str, value: Any, rule: str) -> None:
+  if not holds:
+    raise ConfigError(
+      f"train.{name} is not valid.", value=repr(value), rule=f"train.{name} is {rule}"
+    )
