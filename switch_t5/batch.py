@@ -15,7 +15,9 @@ import numpy as np
 
 ENCODER_INPUT_TOKENS = "encoder_input_tokens"  # int32 [B, S]
 ENCODER_SEGMENT_IDS = "encoder_segment_ids"  # int32 [B, S]
-DECODER_INPUT_TOKENS = "decoder_input_tokens"  # int32 [B, T], targets shifted right within a segment
+DECODER_INPUT_TOKENS = (
+  "decoder_input_tokens"  # int32 [B, T], targets shifted right within a segment
+)
 DECODER_TARGET_TOKENS = "decoder_target_tokens"  # int32 [B, T]
 DECODER_SEGMENT_IDS = "decoder_segment_ids"  # int32 [B, T]
 DECODER_LOSS_WEIGHTS = "decoder_loss_weights"  # float32 [B, T], 0 on padding

@@ -119,7 +119,9 @@ def check_identity(saved: dict[str, object], present: dict[str, object]) -> None
   if changed:
     raise DataError(
       "The data is not what this run was trained on so far.",
-      value="; ".join(f"{n}: {_shorten(saved.get(n))}, now {_shorten(present[n])}" for n in changed),
+      value="; ".join(
+        f"{n}: {_shorten(saved.get(n))}, now {_shorten(present[n])}" for n in changed
+      ),
       rule="a run goes on with the same task, text, vocabulary, lengths and SEED",
       remedy="restore them, or start a run in another MODEL_DIR",
     )

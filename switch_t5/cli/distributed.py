@@ -19,10 +19,9 @@ def start(command_line: CommandLine) -> None:
   """
   address = command_line.coordinator_address
   count, index = command_line.process_count, command_line.process_index
-  given = [value is not None for value in (address, count, index)]
-  if not any(given):
+  if address is None and count is None and index is None:
     return
-  if not all(given) or not 0 <= index < count:
+  if address is None or count is None or index is None or index >= count:
     raise ConfigError(
       "The flags of a run of several processes do not belong together.",
       value=f"--coordinator_address={address} --process_count={count} --process_index={index}",

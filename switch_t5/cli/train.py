@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-from absl import logging
 
 from switch_t5.checkpoint.manager import CheckpointManager, RestoredCheckpoint
 from switch_t5.checkpoint.run_lock import RunLock
@@ -18,19 +17,20 @@ from switch_t5.cli import dataset as dataset_lib
 from switch_t5.cli import distributed, gin_setup, platform, run_record
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
+from switch_t5.cli.reporter import Reporter
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.data.indexed import IndexedReader, unigram_entropy
 from switch_t5.errors import Interrupted
-from switch_t5.metrics.progress import Progress
-from switch_t5.metrics.writer import MetricsWriter
+from switch_t5.training.eval_step import EvalStep
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
 from switch_t5.training.init import init_state
 from switch_t5.training.interruption import Interruption
-from switch_t5.training.loop import LoopState, train_loop
+from switch_t5.training.loop import Hook, LoopState, train_loop
 from switch_t5.training.objective import cross_entropy_objective
 from switch_t5.training.state import TrainState
 from switch_t5.training.train_step import TrainStep, build_train_step
+from switch_t5.types import DeviceBatch
 
 
 def run(command_line: CommandLine) -> None:
@@ -73,11 +73,11 @@ class Run:
   def __init__(self, session: Session, config_text: str):
     self.session, self.config, self.config_text = session, session.config, config_text
     self.model_dir = Path(self.config.model_dir)
-    self.is_first = jax.process_index() == 0
     self.checkpoints = CheckpointManager(
       self.model_dir / "checkpoints", keep=self.config.checkpoints_kept
     )
-    self.progress: Progress | None = None
+    self.reporter = Reporter(self.model_dir)
+    self.say = self.reporter.say
 
   def train(self, interruption: Interruption) -> None:
     """Trains to the end, or until interrupted: then saves and raises Interrupted."""
@@ -91,8 +91,8 @@ class Run:
       return
     self.record_start(step)
     train_step = self.compile(state)
-    self.progress = Progress(self.config.total_steps, step) if self.is_first else None
-    with self.metrics_writer():
+    self.reporter.start(self.config.total_steps, step)
+    with contextlib.closing(self.reporter):
       loop = train_loop(
         state,
         train_step,
@@ -101,6 +101,7 @@ class Run:
         total_steps=self.config.total_steps,
         interruption=interruption,
         agree_period=self.config.log_period,
+        on_step=self.reporter.step,
       )
       self.finish(loop, interruption)
 
@@ -137,7 +138,7 @@ class Run:
 
   def record_start(self, step: int) -> None:
     """Writes run.json and config.gin."""
-    if self.is_first:
+    if jax.process_index() == 0:
       start = run_record.describe_start(self.config.mesh_shape, step, self.identity)
       run_record.write(self.model_dir, self.config_text, start)
 
@@ -158,16 +159,16 @@ class Run:
     self.say(f"Compiled in {time.perf_counter() - started:.1f} s.")
     return compiled
 
-  def batches(self) -> Iterator:
+  def batches(self) -> Iterator[DeviceBatch]:
     """Yields global batches; the reader's position is that of the batch last yielded."""
     return map(self.session.place, self.reader)
 
-  def hooks(self) -> list:
+  def hooks(self) -> list[Hook]:
     """Returns what happens between steps, in order."""
     config = self.config
     eval_step = self.session.build_eval_step()
     return [
-      LogHook(config.log_period, self.write_train_metrics, config.learning_rate),
+      LogHook(config.log_period, self.reporter.write, config.learning_rate),
       CheckpointHook(config.checkpoint_period, self.save),
       EvalHook(config.eval_period, lambda loop: self.evaluate(loop, eval_step)),
     ]
@@ -179,11 +180,10 @@ class Run:
       loop.step, loop.state, data_state=data_state, config_text=self.config_text
     )
 
-  def evaluate(self, loop: LoopState, eval_step) -> None:
+  def evaluate(self, loop: LoopState, eval_step: EvalStep) -> None:
     """Measures the validation split and says so."""
     metrics = self.session.held_out_metrics(eval_step, loop.state.params, self.cache_directory)
-    if self.is_first:
-      self.writer.write(loop.step, metrics)
+    self.reporter.write(loop.step, metrics)
     task = self.config.dataset.mixture_or_task_name
     cross_entropy, accuracy = (metrics[f"eval/{task}/{n}"] for n in ("cross_entropy", "accuracy"))
     self.say(
@@ -221,33 +221,3 @@ class Run:
       f"\nHeld-out cross-entropy {self.last_cross_entropy:.3f} nats per target token; "
       f"unigram entropy of the same targets {unigram:.3f}."
     )
-
-  @contextlib.contextmanager
-  def metrics_writer(self):
-    """Opens metrics.jsonl and events in process 0, and closes them and the bar whatever happens."""
-    self.writer = MetricsWriter(self.model_dir) if self.is_first else None
-    try:
-      yield
-    finally:
-      if self.writer is not None:
-        self.writer.close()
-      if self.progress is not None:
-        self.progress.close()
-        self.progress = None
-
-  def write_train_metrics(self, step: int, metrics: dict[str, float]) -> None:
-    """Writes a log window's metrics to the files and the terminal."""
-    if self.is_first:
-      self.writer.write(step, metrics)
-      self.progress.report(
-        step, loss=metrics["train/loss"], tokens_per_second=metrics["train/tokens_per_second"]
-      )
-
-  def say(self, text: str) -> None:
-    """Tells the user, from one process."""
-    if not self.is_first:
-      return
-    if self.progress is not None:
-      self.progress.message(text)
-    else:
-      print(text, flush=True)

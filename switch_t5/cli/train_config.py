@@ -66,10 +66,17 @@ class TrainConfig:
     _check_type("dataset", self.dataset, DatasetConfig, "@DatasetConfig()")
     _check_type("loss", self.loss, LossConfig, "@LossConfig()")
     for name in ("learning_rate", "optimizer"):
-      _check(callable(getattr(self, name)), name, getattr(self, name), "a reference, e.g. @adafactor")
+      _check(
+        callable(getattr(self, name)), name, getattr(self, name), "a reference, e.g. @adafactor"
+      )
     for name in (
-      "total_steps num_microbatches checkpoint_period checkpoints_kept eval_period log_period"
-    ).split():
+      "total_steps",
+      "num_microbatches",
+      "checkpoint_period",
+      "checkpoints_kept",
+      "eval_period",
+      "log_period",
+    ):
       _check(_is_count(getattr(self, name), 1), name, getattr(self, name), "at least 1")
     for name in ("seed", "show_samples"):
       _check(_is_count(getattr(self, name), 0), name, getattr(self, name), "at least 0")

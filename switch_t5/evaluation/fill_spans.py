@@ -78,9 +78,7 @@ def pair_spans(
     eos_id: what follows it is no text.
     decode: ids to text, sentinels as `<extra_id_k>`.
   """
-  text, truth, predicted = (
-    decode(_until(ids, eos_id)) for ids in (inputs, targets, predictions)
-  )
+  text, truth, predicted = (decode(_until(ids, eos_id)) for ids in (inputs, targets, predictions))
   true_spans, predicted_spans = _by_sentinel(truth), _by_sentinel(predicted)
   spans = [
     (sentinel, true_spans.get(sentinel, ""), predicted_spans.get(sentinel, ""))

@@ -19,6 +19,18 @@ from switch_t5.sharding.annotate import constrain
 from switch_t5.types import Array, PRNGKey
 
 
+class Memory(NamedTuple):
+  """What the decoder reads of the encoder.
+
+  Attributes:
+    encoded: [B * S, d], the encoder's output.
+    mask: bool [B, 1, T, S] of the attention to it.
+  """
+
+  encoded: Array
+  mask: Array
+
+
 class StackInputs(NamedTuple):
   """What every layer of a stack reads beside the residual stream.
 
@@ -26,15 +38,13 @@ class StackInputs(NamedTuple):
     token_mask: bool [B, L], False on padding: the tokens that are routed.
     self_mask: bool [B, 1, L, L] of self-attention.
     self_bias: float32 [1, H, L, L], the relative position bias.
-    encoded: [B * S, d], the encoder's output; None in the encoder.
-    cross_mask: bool [B, 1, L, S]; None in the encoder.
+    memory: None in the encoder.
   """
 
   token_mask: Array
   self_mask: Array
   self_bias: Array
-  encoded: Array | None = None
-  cross_mask: Array | None = None
+  memory: Memory | None = None
 
 
 def make_attention(config: ModelConfig, rngs: nnx.Rngs) -> Attention:
@@ -55,7 +65,8 @@ class MlpSublayer(nnx.Module):
 
   def __init__(self, config: ModelConfig, stack: str, sparse: bool, rngs: nnx.Rngs):
     self.pre_mlp_layer_norm = LayerNorm(config.d_model, dtype=config.dtype)
-    self.dropout_rate, self.sparse = config.dropout_rate, sparse
+    self.dropout_rate = config.dropout_rate
+    self.mlp: FeedForward | SwitchFeedForward
     if sparse:
       self.mlp = SwitchFeedForward(
         config.d_model,
@@ -84,7 +95,7 @@ class MlpSublayer(nnx.Module):
   ) -> tuple[Array, RouterReport | None]:
     """Returns x plus the sublayer's output, and what its router reports (None if dense)."""
     normed, report = constrain(self.pre_mlp_layer_norm(x), "batch", "embed"), None
-    if self.sparse:
+    if isinstance(self.mlp, SwitchFeedForward):
       y, report = self.mlp(normed, token_mask, capacity_factor=capacity_factor, key=keys[0])
       report = over_groups(report)
     else:
@@ -127,7 +138,9 @@ class DecoderLayer(MlpSublayer):
     y = self.self_attention(normed, normed, inputs.self_mask, inputs.self_bias, keys[0])
     x = add_sublayer(x, y, self.dropout_rate, keys[1], batch_size)
     normed = self.pre_cross_attention_layer_norm(x)
-    y = self.encoder_decoder_attention(normed, inputs.encoded, inputs.cross_mask, key=keys[2])
+    assert inputs.memory is not None  # SwitchTransformer.decode gives it
+    encoded, cross_mask = inputs.memory
+    y = self.encoder_decoder_attention(normed, encoded, cross_mask, key=keys[2])
     x = add_sublayer(x, y, self.dropout_rate, keys[3], batch_size)
     return self.add_mlp(x, inputs.token_mask, capacity_factor, keys[4:])
 

@@ -12,7 +12,7 @@ from switch_t5.layers.moe.router_statistics import RouterReport
 from switch_t5.layers.moe.switch_feed_forward import SAVED_NAMES
 from switch_t5.layers.norm import LayerNorm
 from switch_t5.layers.relative_position import RelativePositionBias
-from switch_t5.model.blocks import Block, StackInputs
+from switch_t5.model.blocks import Block, Memory, StackInputs
 from switch_t5.model.config import ModelConfig
 from switch_t5.sharding.annotate import prepend_axis
 from switch_t5.types import Array, PRNGKey
@@ -92,8 +92,7 @@ class Stack(nnx.Module):
     *,
     capacity_factor: float,
     key: PRNGKey | None,
-    encoded: Array | None = None,
-    cross_mask: Array | None = None,
+    memory: Memory | None = None,
   ) -> tuple[Array, RouterReport]:
     """Runs the stack.
 
@@ -103,14 +102,14 @@ class Stack(nnx.Module):
       self_mask: bool [B, 1, L, L].
       capacity_factor: of the Switch layers.
       key: for dropout and jitter; None for neither.
-      encoded, cross_mask: in the decoder, see `StackInputs`.
+      memory: what the decoder reads of the encoder.
 
     Returns:
       [B * L, d], and a report with a leading axis over the stack's sparse layers (may be empty).
     """
     batch_size, length = token_mask.shape
     before_key, blocks_key, after_key = (None,) * 3 if key is None else jax.random.split(key, 3)
-    inputs = StackInputs(token_mask, self_mask, self.relpos_bias(length), encoded, cross_mask)
+    inputs = StackInputs(token_mask, self_mask, self.relpos_bias(length), memory)
     x = dropout_tokens(x, self.dropout_rate, before_key, batch_size)
     x, report = scan_blocks(
       self.blocks,

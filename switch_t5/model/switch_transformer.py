@@ -13,6 +13,7 @@ from switch_t5 import batch as features
 from switch_t5.layers.embedding import Embedding
 from switch_t5.layers.masks import causal_mask, segment_mask
 from switch_t5.layers.moe.router_statistics import RouterReport
+from switch_t5.model.blocks import Memory
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.stack import Stack
 from switch_t5.sharding.annotate import constrain
@@ -97,8 +98,7 @@ class SwitchTransformer(nnx.Module):
       segment_mask(segment_ids, segment_ids) & causal_mask(tokens.shape[1]),
       capacity_factor=capacity_factor,
       key=key,
-      encoded=encoded,
-      cross_mask=segment_mask(segment_ids, encoder_segment_ids),
+      memory=Memory(encoded, segment_mask(segment_ids, encoder_segment_ids)),
     )
     return ModelOutput(constrain(self.token_embedder.logits(x), "batch", "vocab"), report)
 

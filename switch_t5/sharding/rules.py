@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from switch_t5.errors import MeshError, suggest
 from switch_t5.sharding.mesh import DATA, EXPERT, MODEL
-from switch_t5.types import AxisNames, PyTree
+from switch_t5.types import AxisNames
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
   "batch": (DATA, EXPERT),
@@ -59,13 +59,3 @@ def check_divides(mesh_shape: dict[str, int], path: str, shape: tuple[int, ...],
         rule="a dimension is a multiple of the devices it is split over",
         remedy=f"{' * '.join(mesh_axes)} of {', '.join(map(str, fits))}",
       )
-
-
-def tree_paths(tree: PyTree) -> list[str]:
-  """Returns `/`-joined paths of a nested dict's leaves, in the order of jax.tree.leaves."""
-  import jax
-
-  return [
-    "/".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path)
-    for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]
-  ]

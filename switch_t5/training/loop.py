@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import jax
@@ -52,6 +52,7 @@ def train_loop(
   total_steps: int,
   interruption: Interruption,
   agree_period: int,
+  on_step: Callable[[int], None],
 ) -> LoopState:
   """Runs from `state.step` to `total_steps` or until interrupted.
 
@@ -62,6 +63,7 @@ def train_loop(
     hooks: in the order in which they act.
     total_steps: the step to reach.
     interruption: asked between steps.
+    on_step: told each step as it is handed to the device, for a progress bar; must not wait.
     agree_period: with several processes, every how many steps they agree on stopping.
 
   Returns:
@@ -78,11 +80,8 @@ def train_loop(
     loop.state, sums = train_step(loop.state, batch)
     loop.window.append(sums)
     loop.step += 1
-    due = [
-      hook
-      for hook in hooks
-      if loop.step % hook.period == 0 or loop.step == total_steps
-    ]
+    on_step(loop.step)
+    due = [hook for hook in hooks if loop.step % hook.period == 0 or loop.step == total_steps]
     if due:
       jax.block_until_ready(sums)
       loop.window_seconds += time.perf_counter() - started

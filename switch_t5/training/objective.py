@@ -44,7 +44,7 @@ def cross_entropy_objective(loss: LossConfig, capacity_factor: float) -> Objecti
       **sums._asdict(),
       expert_load=output.router.expert_load,
       num_dropped=output.router.num_dropped,
-      num_tokens=sum((ids > 0).sum(dtype=jnp.float32) for ids in segment_ids),
+      num_tokens=jnp.stack([(ids > 0).sum(dtype=jnp.float32) for ids in segment_ids]).sum(),
     )
 
   return objective

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from switch_t5.model.definition import ModelDefinition
 from switch_t5.optim.state_axes import optimizer_state_axes
-from switch_t5.sharding.rules import check_divides, named_sharding, tree_paths
-from switch_t5.types import Array, PyTree
+from switch_t5.sharding.rules import check_divides, named_sharding
+from switch_t5.types import PyTree
 
 
 class TrainState(NamedTuple):
@@ -25,7 +25,7 @@ class TrainState(NamedTuple):
     opt_state: of the optimizer.
   """
 
-  step: Array
+  step: Any
   params: PyTree
   opt_state: PyTree
 
@@ -46,15 +46,12 @@ def abstract_state(
   axes = TrainState(
     (), definition.axes, optimizer_state_axes(optimizer, definition.shapes, definition.axes)
   )
-  flat, structure = jax.tree.flatten(shapes)
-  flat_axes = structure.flatten_up_to(axes)
-  for path, leaf, names in zip(tree_paths(shapes), flat, flat_axes, strict=True):
-    check_divides(dict(mesh.shape), path, leaf.shape, names)
-  placed = [
-    jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=named_sharding(mesh, names))
-    for leaf, names in zip(flat, flat_axes, strict=True)
-  ]
-  return jax.tree.unflatten(structure, placed)
+
+  def place(path, leaf, names):
+    check_divides(dict(mesh.shape), jax.tree_util.keystr(path), leaf.shape, names)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=named_sharding(mesh, names))
+
+  return jax.tree_util.tree_map_with_path(place, shapes, axes)
 
 
 def shardings(abstract: PyTree) -> PyTree:

@@ -52,7 +52,7 @@ def build_train_step(
   *,
   num_microbatches: int,
   seed: int,
-) -> TrainStep:
+) -> jax.stages.Wrapped:
   """Compiles lazily: (state, batch [num_microbatches, rows, length]) -> (next state, sums).
 
   The state's buffers are donated. All randomness is folded from (seed, step), so a resumed run

@@ -51,9 +51,7 @@ class Experts(nnx.Module):
     rngs: stream `params`.
   """
 
-  def __init__(
-    self, num_experts: int, d_model: int, d_ff: int, *, scale: float, rngs: nnx.Rngs
-  ):
+  def __init__(self, num_experts: int, d_model: int, d_ff: int, *, scale: float, rngs: nnx.Rngs):
     self.wi = StackedKernel(
       (num_experts, d_model, d_ff), ("expert", "embed", "mlp"), scale=scale, rngs=rngs
     )

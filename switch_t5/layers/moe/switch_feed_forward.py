@@ -105,7 +105,7 @@ class SwitchFeedForward(nnx.Module):
         P(EXPERT, MODEL, None),
         P(),
       ),
-      out_specs=(P(BATCH, MODEL), RouterReport(P(BATCH), P(BATCH), P(BATCH, None), P(BATCH))),
+      out_specs=(P(BATCH, MODEL), P(BATCH)),
     )
     return layer(
       x,
