@@ -25,6 +25,7 @@ def run(command_line: CommandLine) -> None:
   train: TrainConfig = configuration.call("train")
   distributed.start(command_line)
   platform.require(command_line.platform)
+  platform.use_compilation_cache()
   session = open_session(train)
   task = train.dataset.task()
   with jax.set_mesh(session.mesh):

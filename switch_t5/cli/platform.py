@@ -48,6 +48,15 @@ def select(platform: str | None, emulate_devices: int | None) -> None:
     jax.config.update("jax_platforms", "cpu" if platform == "cpu" else None)
 
 
+def use_compilation_cache() -> None:
+  """Keeps compiled programs between runs, unless JAX was told where: a resumed run starts at once."""
+  import jax
+
+  if jax.config.jax_compilation_cache_dir is None:
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(root / "switch_t5" / "compiled"))
+
+
 def require(platform: str | None) -> None:
   """Refuses to run where the asked-for, or a visible, accelerator is not used.
 

@@ -28,7 +28,22 @@ def run(command_line: CommandLine) -> None:
       remedy="Give --gin_file=FILE, or --list for what gin may configure.",
     )
   configuration = gin_setup.load_command_line(command_line, CONFIGURABLES)
-  print(describe(configuration, {}, as_json=command_line.json))
+  print(describe(configuration, model_facts(configuration), as_json=command_line.json))
+
+
+def model_facts(configuration: Configuration) -> dict[str, Any]:
+  """Returns the size and the cost of the configured model; {} if no run is configured."""
+  if not any(name.startswith("train.") for name in configuration.bindings()):
+    return {}
+  from switch_t5.model.cost import forward_flops_per_sequence, parameter_count
+
+  train = configuration.call("train")
+  model = train.model.with_lengths(train.dataset.encoder_length)
+  lengths = (train.dataset.encoder_length, train.dataset.decoder_length)
+  return {
+    "parameters": parameter_count(model),
+    "forward_flops_per_sequence": forward_flops_per_sequence(model, *lengths),
+  }
 
 
 def describe(configuration: Configuration, facts: Mapping[str, Any], *, as_json: bool) -> str:

@@ -39,6 +39,7 @@ def run(command_line: CommandLine) -> None:
   config: TrainConfig = configuration.call("train")
   distributed.start(command_line)
   platform.require(command_line.platform)
+  platform.use_compilation_cache()
   session = open_session(config)
   config.dataset.task()  # an unknown task or text that is not there: before anything is written
   if command_line.dry_run:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax.numpy as jnp
 import optax
@@ -53,18 +53,9 @@ def learning_rate_schedule(
   Raises:
     ConfigError: for an unknown factor or a number of steps that is not positive.
   """
-  for name, steps in (
-    ("warmup_steps", warmup_steps),
-    ("steps_per_decay", steps_per_decay),
-    ("steps_per_cycle", steps_per_cycle),
-  ):
-    if steps < 1:
-      raise ConfigError(
-        f"{name} is not positive.",
-        value=steps,
-        rule=f"{name} >= 1",
-        remedy=f"set {name} to 1 or more",
-      )
+  _check_positive("warmup_steps", warmup_steps)
+  _check_positive("steps_per_decay", steps_per_decay)
+  _check_positive("steps_per_cycle", steps_per_cycle)
 
   def cosine(t):
     progress = jnp.maximum(0.0, (t - warmup_steps) / steps_per_cycle)
@@ -83,13 +74,7 @@ def learning_rate_schedule(
   }
   names = [name.strip() for name in factors.split("*")]
   for name in names:
-    if name not in known:
-      raise ConfigError(
-        "Unknown factor of the learning rate.",
-        value=f"{name!r} in factors={factors!r}",
-        rule=f"factors are joined by '*' and each is one of {', '.join(known)}",
-        remedy=suggest(name, known),
-      )
+    _check_known(name, factors, known)
 
   def schedule(step):
     t = jnp.maximum(jnp.asarray(step, jnp.int32) - step_offset, 0).astype(jnp.float32)
@@ -99,3 +84,23 @@ def learning_rate_schedule(
     return jnp.maximum(rate, min_learning_rate)
 
   return schedule
+
+
+def _check_positive(name: str, steps: int) -> None:
+  if steps < 1:
+    raise ConfigError(
+      f"{name} is not positive.",
+      value=steps,
+      rule=f"{name} >= 1",
+      remedy=f"set {name} to 1 or more",
+    )
+
+
+def _check_known(name: str, factors: str, known: Iterable[str]) -> None:
+  if name not in known:
+    raise ConfigError(
+      "Unknown factor of the learning rate.",
+      value=f"{name!r} in factors={factors!r}",
+      rule=f"factors are joined by '*' and each is one of {', '.join(known)}",
+      remedy=suggest(name, known),
+    )
