@@ -89,18 +89,11 @@ class Session:
   def fill_held_out_spans(self, params: PyTree, cache_directory: Path) -> list[FilledSpans]:
     """Fills the masked spans of the first `show_samples` validation rows."""
     batch = next(self.validation_batches(cache_directory))
-    first = jax.tree.map(lambda x: x[:1], batch)  # one microbatch
-    predictions = np.asarray(build_greedy_fill(self.definition)(params, first))
+    filled = jax.device_get(build_greedy_fill(self.definition, self.mesh)(params, batch))
     vocabulary = self.config.dataset.task().vocabulary()
-    examples = zip(
-      np.asarray(first["encoder_input_tokens"][0]),
-      np.asarray(first["decoder_target_tokens"][0]),
-      predictions,
-      strict=True,
-    )
     return [
       pair_spans(*example, eos_id=vocabulary.eos_id, decode=vocabulary.decode)
-      for example in itertools.islice(examples, self.config.show_samples)
+      for example in itertools.islice(zip(*filled, strict=True), self.config.show_samples)
     ]
 
 

@@ -10,12 +10,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from switch_t5 import batch as features
 from switch_t5.model.definition import ModelDefinition
 from switch_t5.types import Array, DeviceBatch, PyTree
 
-FillStep = Callable[[PyTree, DeviceBatch], Array]
+FillStep = Callable[[PyTree, DeviceBatch], tuple[Array, Array, Array]]
 _SENTINEL = re.compile(r"<extra_id_\d+>")
 
 
@@ -32,15 +33,16 @@ class FilledSpans:
   spans: list[tuple[str, str, str]]
 
 
-def build_greedy_fill(definition: ModelDefinition) -> FillStep:
-  """Compiles lazily: (params, batch [1, rows, length]) -> int32 [rows, T], the model's targets.
+def build_greedy_fill(definition: ModelDefinition, mesh: Mesh) -> FillStep:
+  """Compiles lazily: (params, batch [microbatches, rows, length]) -> inputs, targets, predictions.
 
+  They are int32 [rows, S], [rows, T] and [rows, T] of the first microbatch, whole on every device.
   One pass of the whole decoder for each target position, so only for a few short examples. Every
   expert has a place for every token of its group: nothing is dropped.
   """
   capacity_factor = float(max(definition.config.num_experts, 1))
 
-  def fill(params: PyTree, batch: DeviceBatch) -> Array:
+  def fill(params: PyTree, batch: DeviceBatch) -> tuple[Array, Array, Array]:
     model = definition.build(params)
     row = {name: value[0] for name, value in batch.items()}
     segment_ids = row[features.ENCODER_SEGMENT_IDS]
@@ -58,9 +60,11 @@ def build_greedy_fill(definition: ModelDefinition) -> FillStep:
       tokens = output.logits.argmax(axis=-1).astype(jnp.int32).reshape(rows, length)
       return jnp.where(jnp.arange(length)[None, :] == position, tokens, targets)
 
-    return jax.lax.fori_loop(0, length, next_token, jnp.zeros((rows, length), jnp.int32))
+    none_yet = jnp.zeros((rows, length), jnp.int32)
+    predictions = jax.lax.fori_loop(0, length, next_token, none_yet)
+    return row[features.ENCODER_INPUT_TOKENS], row[features.DECODER_TARGET_TOKENS], predictions
 
-  return jax.jit(fill)
+  return jax.jit(fill, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def pair_spans(
