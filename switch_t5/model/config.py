@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 
@@ -85,19 +86,19 @@ class ModelConfig:
     optional = ("sequences_per_group", "decoder_sequences_per_group", "group_size")
     given = [name for name in optional if getattr(self, name) is not None]
     for name in sizes.split() + given:
-      value = getattr(self, name)
-      if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(
-          f"ModelConfig.{name} is not a positive whole number.",
-          value=repr(value),
-          rule=f"{name} is a whole number, at least 1",
-        )
+      _check_whole(name, getattr(self, name), least=1)
+    for name in ("num_experts", "num_encoder_sparse_layers", "num_decoder_sparse_layers"):
+      _check_whole(name, getattr(self, name), least=0)
 
   def _check_rates(self):
     for name in ("dropout_rate", "expert_dropout_rate", "jitter_noise"):
-      _check(0.0 <= getattr(self, name) < 1.0, name, getattr(self, name), "at least 0, less than 1")
+      rate = getattr(self, name)
+      is_rate = isinstance(rate, (int, float)) and 0.0 <= rate < 1.0
+      _check(is_rate, name, repr(rate), "a number, at least 0, less than 1")
     for name in ("train_capacity_factor", "eval_capacity_factor", "init_scale"):
-      _check(getattr(self, name) > 0.0, name, getattr(self, name), "greater than 0")
+      factor = getattr(self, name)
+      is_factor = isinstance(factor, (int, float)) and 0.0 < factor < math.inf
+      _check(is_factor, name, repr(factor), "a finite number greater than 0")
     _check(
       self.activation_dtype in DTYPES,
       "activation_dtype",
@@ -170,12 +171,15 @@ class ModelConfig:
 
   def check_mesh(self, mesh: MeshShape, batch_size: int, num_microbatches: int) -> None:
     """Raises MeshError, before anything is compiled, if the model or batch does not divide."""
-    over_model = {"num_heads": self.num_heads, "d_ff": self.d_ff, "d_model": self.d_model}
-    for name, size in over_model.items():
-      _check_axis(name, size, "model", mesh.model)
-    _check_axis("the padded vocabulary", self.padded_vocab_size, "model", mesh.model)
+    over_model = {
+      "num_heads": self.num_heads,
+      "d_ff": self.d_ff,
+      "d_model": self.d_model,
+      "the padded vocabulary": self.padded_vocab_size,
+    }
+    _check_axis(over_model, "model", mesh.model)
     if self.num_experts:
-      _check_axis("num_experts", self.num_experts, "expert", mesh.expert)
+      _check_axis({"num_experts": self.num_experts}, "expert", mesh.expert)
     sparse = [s for s in ("encoder", "decoder") if getattr(self, f"num_{s}_sparse_layers")]
     groups = {stack: self.group_sequences(stack) for stack in sparse} or {"batch": 1}
     for stack, n in groups.items():
@@ -193,12 +197,23 @@ def _check(holds: bool, name: str, value: object, rule: str) -> None:
     raise ConfigError(f"ModelConfig.{name} is not valid.", value=value, rule=f"{name} is {rule}")
 
 
-def _check_axis(name: str, size: int, axis: str, devices: int) -> None:
-  if size % devices:
-    fits = [n for n in range(1, devices + 1) if size % n == 0]
-    raise MeshError(
-      f"{name} does not divide over the mesh axis {axis}.",
-      value=f"{name} = {size}, {devices} devices along {axis}",
-      rule=f"{name} is a multiple of the devices along {axis}",
-      remedy=f"{axis} of {', '.join(map(str, fits))} in MESH_SHAPE = (data, expert, model)",
+def _check_whole(name: str, value: object, *, least: int) -> None:
+  if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    raise ConfigError(
+      f"ModelConfig.{name} is not a whole number, or too small.",
+      value=repr(value),
+      rule=f"{name} is a whole number, at least {least}",
     )
+
+
+def _check_axis(sizes: dict[str, int], axis: str, devices: int) -> None:
+  """Raises MeshError unless all sizes divide; its remedy divides all of them."""
+  fits = [n for n in range(1, devices + 1) if math.gcd(*sizes.values()) % n == 0]
+  for name, size in sizes.items():
+    if size % devices:
+      raise MeshError(
+        f"{name} does not divide over the mesh axis {axis}.",
+        value=f"{name} = {size}, {devices} devices along {axis}",
+        rule=f"{name} is a multiple of the devices along {axis}",
+        remedy=f"{axis} of {', '.join(map(str, fits))} in MESH_SHAPE = (data, expert, model)",
+      )
