@@ -16,6 +16,7 @@ from typing import Any
 
 from switch_t5.cli.gin_text import format_assignment, is_literal
 from switch_t5.cli.gin_walk import Macro, Reference, contents, scoped
+from switch_t5.cli.value_types import broken_rule
 from switch_t5.errors import ConfigError
 
 Node = tuple[str, str]  # (scope, selector)
@@ -110,11 +111,16 @@ class Configuration:
   def _invoke(self, scope: str, selector: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
     target = self._configurables[selector]
     given = {*kwargs, *list(inspect.signature(target).parameters)[: len(args)]}
-    bound = {
-      name: self._evaluate(value, scope)
-      for name, value in self._arguments(scope, selector).items()
-      if name not in given
-    }
+    bound = {}
+    for name, raw in self._arguments(scope, selector).items():
+      if name not in given:
+        bound[name] = self._evaluate(raw, scope)
+        if rule := broken_rule(target, name, bound[name]):
+          raise ConfigError(
+            f"{raw.name if isinstance(raw, Macro) else name} is not valid.",
+            value=format_assignment(f"{scoped(scope, selector)}.{name}", bound[name]),
+            rule=f"it is {rule}",
+          )
     return target(*args, **bound, **kwargs)
 
   def _evaluate(self, value: Any, scope: str) -> Any:

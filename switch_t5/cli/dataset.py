@@ -48,10 +48,15 @@ class DatasetConfig:
         rule="a length in tokens for inputs and for targets",
         remedy='TASK_FEATURE_LENGTHS = {"inputs": 512, "targets": 114}',
       )
-    if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int):
-      raise ConfigError("BATCH_SIZE is not a whole number.", value=repr(self.batch_size))
     if self.batch_size < 1:
       raise ConfigError("BATCH_SIZE is not positive.", value=self.batch_size, rule="at least 1")
+    if not all(isinstance(name, str) for name in self.text_files or ""):
+      raise ConfigError(
+        "TEXT_FILES is not valid.",
+        value=self.text_files,
+        rule="a glob in quotes, or a list of them",
+        remedy="TEXT_FILES = 'my/*.txt'",
+      )
 
   @property
   def encoder_length(self) -> int:

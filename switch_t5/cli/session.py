@@ -20,7 +20,7 @@ from switch_t5.evaluation.fill_spans import FilledSpans, build_greedy_fill, pair
 from switch_t5.metrics.train_metrics import window_means
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import ModelDefinition, define_model
-from switch_t5.sharding.mesh import make_mesh
+from switch_t5.sharding.mesh import MeshShape, make_mesh
 from switch_t5.sharding.placement import batch_sharding, local_rows, place_batch
 from switch_t5.training.eval_step import EvalStep, build_eval_step
 from switch_t5.training.objective import cross_entropy_objective
@@ -103,8 +103,9 @@ def open_session(config: TrainConfig) -> Session:
   Raises:
     MeshError: if model, batch or groups do not divide over the mesh, or devices are missing.
   """
-  model, mesh_shape = config.checked_model()
+  mesh_shape = MeshShape.parse(config.mesh_shape)
   mesh = make_mesh(mesh_shape)
+  model = config.checked_model(mesh_shape)
   definition = define_model(model)
   optimizer = config.make_optimizer(definition)
   return Session(

@@ -18,6 +18,18 @@ from switch_t5.model.definition import ModelDefinition
 from switch_t5.optim.adafactor import adafactor, num_batch_axes
 from switch_t5.sharding.mesh import MeshShape
 
+_COUNT = "a whole number, at least"
+# What the run files call these parameters.
+_MACROS = {
+  "model_dir": "MODEL_DIR",
+  "total_steps": "TRAIN_STEPS",
+  "num_microbatches": "NUM_MICROBATCHES",
+  "checkpoint_period": "CHECKPOINT_PERIOD",
+  "eval_period": "EVAL_PERIOD",
+  "log_period": "LOG_PERIOD",
+  "seed": "SEED",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -61,7 +73,8 @@ class TrainConfig:
   show_samples: int = 0
 
   def __post_init__(self):
-    _check_type("model_dir", self.model_dir, str, "a path in quotes: \"'runs/mine'\"")
+    named = isinstance(self.model_dir, str) and self.model_dir.strip()
+    _check(bool(named), "model_dir", self.model_dir, "a path in quotes: \"'runs/mine'\"")
     _check_type("model", self.model, ModelConfig, "@ModelConfig()")
     _check_type("dataset", self.dataset, DatasetConfig, "@DatasetConfig()")
     _check_type("loss", self.loss, LossConfig, "@LossConfig()")
@@ -77,22 +90,22 @@ class TrainConfig:
       "eval_period",
       "log_period",
     ):
-      _check(_is_count(getattr(self, name), 1), name, getattr(self, name), "at least 1")
+      _check(_is_count(getattr(self, name), 1), name, getattr(self, name), f"{_COUNT} 1")
     for name in ("seed", "show_samples"):
-      _check(_is_count(getattr(self, name), 0), name, getattr(self, name), "at least 0")
+      _check(_is_count(getattr(self, name), 0), name, getattr(self, name), f"{_COUNT} 0")
+    _check(self.seed < 2**32, "seed", self.seed, "less than 2**32")
     _check(
       self.eval_steps is None or _is_count(self.eval_steps, 1),
       "eval_steps",
       self.eval_steps,
-      "None or at least 1",
+      f"None or {_COUNT} 1",
     )
 
-  def checked_model(self) -> tuple[ModelConfig, MeshShape]:
-    """Returns model and mesh once everything that can be checked without data was checked."""
-    mesh_shape = MeshShape.parse(self.mesh_shape)
+  def checked_model(self, mesh_shape: MeshShape) -> ModelConfig:
+    """Returns the model once everything that can be checked without data was checked."""
     model = self.model.with_lengths(self.dataset.encoder_length)
     model.check_mesh(mesh_shape, self.dataset.batch_size, self.num_microbatches)
-    return model, mesh_shape
+    return model
 
   def make_optimizer(self, definition: ModelDefinition) -> optax.GradientTransformation:
     """Returns the optimizer for a model's parameters."""
@@ -125,6 +138,9 @@ def _check_type(name: str, value: Any, kind: type, rule: str) -> None:
 
 def _check(holds: bool, name: str, value: Any, rule: str) -> None:
   if not holds:
+    macro = _MACROS.get(name)
     raise ConfigError(
-      f"train.{name} is not valid.", value=repr(value), rule=f"train.{name} is {rule}"
+      f"{macro} is not valid." if macro else f"train.{name} is not valid.",
+      value=f"train.{name} = {value!r}",
+      rule=f"it is {rule}",
     )
