@@ -21,6 +21,7 @@ from switch_t5.cli.reporter import Reporter
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.data.indexed import IndexedReader, unigram_entropy
+from switch_t5.data.tasks import SpanCorruptionTask
 from switch_t5.errors import Interrupted
 from switch_t5.training.eval_step import EvalStep
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
@@ -41,13 +42,15 @@ def run(command_line: CommandLine) -> None:
   platform.require(command_line.platform)
   platform.use_compilation_cache()
   session = open_session(config)
-  config.dataset.task()  # an unknown task or text that is not there: before anything is written
+  task = config.dataset.task()
   if command_line.dry_run:
     print(f"{describe(session)}\nNothing is trained: --dry_run.")
     return
+  training = Run(session, configuration.operative_config("train"))
+  training.open_data(task)  # what is wrong with it is said before MODEL_DIR is touched
   lock = RunLock(config.model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
   with lock, jax.set_mesh(session.mesh), Interruption() as interruption:
-    Run(session, configuration.operative_config("train")).train(interruption)
+    training.train(interruption)
 
 
 def describe(session: Session) -> str:
@@ -77,14 +80,16 @@ class Run:
     self.checkpoints = CheckpointManager(
       self.model_dir / "checkpoints", keep=self.config.checkpoints_kept
     )
+    self.checkpoint_hook = CheckpointHook(self.config.checkpoint_period, self.save)
     self.reporter = Reporter(self.model_dir)
     self.say = self.reporter.say
 
   def train(self, interruption: Interruption) -> None:
     """Trains to the end, or until interrupted: then saves and raises Interrupted."""
-    self.say(describe(self.session))
     restored = self.checkpoints.restore(self.session.abstract)
-    self.prepare_data(restored)
+    if restored is not None:
+      dataset_lib.check_identity(restored.data_state["identity"], self.identity)
+      self.reader.restore(restored.data_state["position"])
     state = self.first_state(restored)
     step = int(state.step)
     if step >= self.config.total_steps:
@@ -106,22 +111,22 @@ class Run:
       )
       self.finish(loop, interruption)
 
-  def prepare_data(self, restored: RestoredCheckpoint | None) -> None:
-    """Opens the cache, written first if it is not there, at the position of the checkpoint."""
+  def open_data(self, task: SpanCorruptionTask) -> None:
+    """Opens the cache, written first if it is not there."""
+    self.say(describe(self.session))
     dataset = self.config.dataset
-    self.cache_directory = dataset_lib.prepare_cache(dataset, dataset.task())
+    self.cache_directory = dataset_lib.prepare_cache(dataset, task)
     dataset_lib.check_vocabulary(self.cache_directory, self.session.model)
     self.identity = dataset_lib.identity(dataset, self.cache_directory)
     self.reader: IndexedReader = dataset_lib.train_reader(
       dataset, self.cache_directory, self.session.rows
     )
+    # Not at the first evaluation: a split that is smaller than a row is refused now.
+    dataset_lib.validation_reader(dataset, self.cache_directory, self.session.rows)
     self.say(
       f"Data: {dataset.mixture_or_task_name}, {self.reader.num_rows:,} rows an epoch, "
       f"read from {self.cache_directory}"
     )
-    if restored is not None:
-      dataset_lib.check_identity(restored.data_state["identity"], self.identity)
-      self.reader.restore(restored.data_state["position"])
 
   def first_state(self, restored: RestoredCheckpoint | None) -> TrainState:
     """Returns the newest good checkpoint's state, or a new one."""
@@ -170,7 +175,7 @@ class Run:
     eval_step = self.session.build_eval_step()
     return [
       LogHook(config.log_period, self.reporter.write, config.learning_rate),
-      CheckpointHook(config.checkpoint_period, self.save),
+      self.checkpoint_hook,
       EvalHook(config.eval_period, lambda loop: self.evaluate(loop, eval_step)),
     ]
 
@@ -195,7 +200,7 @@ class Run:
 
   def finish(self, loop: LoopState, interruption: Interruption) -> None:
     """Saves the last step and says how it ended."""
-    self.save(loop)
+    self.checkpoint_hook(loop)
     self.checkpoints.wait()
     if loop.step < self.config.total_steps:
       raise Interrupted(

@@ -7,11 +7,15 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from switch_t5.errors import DivergedError
 from switch_t5.metrics.train_metrics import train_metrics
 from switch_t5.training.loop import LoopState
+from switch_t5.training.state import TrainState
+from switch_t5.types import Array
 
 WriteMetrics = Callable[[int, dict[str, float]], None]
 
@@ -58,9 +62,9 @@ class CheckpointHook:
   save: Callable[[LoopState], None]
 
   def __call__(self, loop: LoopState) -> None:
-    """Saves, unless the last step's loss is not finite."""
-    if loop.window:
-      check_finite(loop.step, float(loop.window[-1].loss))
+    """Saves, unless the state is not finite: a step of finite loss can still have broken it."""
+    if not _all_finite(loop.state):
+      raise _diverged("The state is not finite.", f"a parameter or a moment after step {loop.step}")
     self.save(loop)
 
 
@@ -84,9 +88,18 @@ class EvalHook:
 def check_finite(step: int, loss: float) -> None:
   """Raises DivergedError if the loss is NaN or infinite."""
   if not math.isfinite(loss):
-    raise DivergedError(
-      "The loss is not finite.",
-      value=f"train/loss {loss} at step {step}",
-      rule="training stops before a diverged state is saved",
-      remedy="go on from the last checkpoint with a lower learning rate or another SEED",
-    )
+    raise _diverged("The loss is not finite.", f"train/loss {loss} at step {step}")
+
+
+@jax.jit
+def _all_finite(state: TrainState) -> Array:
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
+
+
+def _diverged(what: str, value: str) -> DivergedError:
+  return DivergedError(
+    what,
+    value=value,
+    rule="training stops before a diverged state is saved",
+    remedy="go on from the last checkpoint with a lower learning rate or another SEED",
+  )
