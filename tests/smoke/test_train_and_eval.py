@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small run from one end to the other: it learns, leaves what it should, and goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+import runs
+
+from switch_t5.metrics.writer import METRICS_FILE, read_metrics
+
+STEPS = 10
+PUBLIC_NAMES = {
+  "train/loss",
+  "train/cross_entropy",
+  "train/accuracy",
+  "train/z_loss",
+  "train/load_balance_loss",
+  "train/router_z_loss",
+  "train/fraction_dropped",
+  "train/expert_load_max",
+  "train/learning_rate",
+  "train/tokens_per_second",
+}
+TASK = "eval/text_span_corruption/"
+
+pytestmark = pytest.mark.smoke
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Holds a run of ten steps in model/ and its cache in data/."""
+  folder = tmp_path_factory.mktemp("run")
+  code, output, errors = runs.run_here("train", *runs.tiny_flags(folder))
+  assert code == 0, output + errors
+  (folder / "output.txt").write_text(output)
+  (folder / "errors.txt").write_text(errors)
+  return folder
+
+
+def test_the_loss_falls(folder):
+  losses = runs.losses(folder / "model")
+  assert list(losses) == list(range(1, STEPS + 1))
+  assert losses[1] == pytest.approx(math.log(8192), abs=1.0)  # a model that knows nothing
+  assert losses[STEPS] < losses[1] - 1.0
+
+
+def test_metrics_have_their_public_names(folder):
+  rows = read_metrics(folder / "model" / METRICS_FILE)
+  assert all(rows[0].keys() == {"step"} | PUBLIC_NAMES for row in rows[:-1])
+  assert {TASK + "cross_entropy", TASK + "accuracy"} <= rows[-1].keys()
+  assert all(math.isfinite(value) for row in rows for value in row.values())
+
+
+def test_the_run_leaves_its_files(folder):
+  names = {path.name for path in (folder / "model").iterdir()}
+  assert names == {"checkpoints", "config.gin", "events", METRICS_FILE, "run.json", "run.lock"}
+  saved = {path.name for path in (folder / "model" / "checkpoints").iterdir()}
+  assert saved == {"checkpoint_5", "checkpoint_10"}
+  assert any((folder / "model" / "events").iterdir())
+  record = json.loads((folder / "model" / "run.json").read_text())
+  assert record["restarts"] == 0
+  (start,) = record["starts"]
+  assert start["mesh"] == {"data": 1, "expert": 1, "model": 1}
+  assert {"jax", "flax", "switch_t5", "python"} <= start["versions"].keys()
+  assert start["data"]["task"] == "text_span_corruption"
+
+
+def test_the_output_says_what_happens(folder):
+  output, errors = (folder / "output.txt").read_text(), (folder / "errors.txt").read_text()
+  assert "Switch, 8 experts" in output
+  assert "Starting from new parameters (seed 0)" in output
+  steps = [int(step) for step in re.findall(r"^step (\d+)/10  loss \d", errors, re.MULTILINE)]
+  assert steps == list(range(1, STEPS + 1))
+  assert f"Done: step {STEPS}" in errors
+
+
+def test_eval_gives_what_training_measured(folder):
+  written = read_metrics(folder / "model" / METRICS_FILE)[-1]
+  code, output, _ = runs.run_here("eval", *runs.tiny_flags(folder), "--json")
+  assert code == 0
+  measured = json.loads(output)
+  assert measured.pop("step") == STEPS
+  assert measured == {name: value for name, value in written.items() if name.startswith("eval/")}
+
+
+def test_eval_goes_by_the_saved_configuration(folder):
+  code, output, _ = runs.run_here("eval", f"--gin_file={folder}/model/config.gin")
+  assert code == 0
+  assert "Checkpoint 10" in output and TASK + "cross_entropy" in output
+
+
+def test_checkpoints_are_listed_and_verified(folder):
+  model = str(folder / "model")
+  for action in ("ls", "verify"):
+    code, output, _ = runs.run_here("checkpoint", action, model)
+    assert code == 0
+    assert re.findall(r"checkpoint_\d+", output) == ["checkpoint_5", "checkpoint_10"]
+    code, output, _ = runs.run_here("checkpoint", action, model, "--json")
+    assert code == 0
+    infos = json.loads(output)
+    assert [info["step"] for info in infos] == [5, 10]
+    assert [info["problems"] for info in infos] == [[] if action == "verify" else None] * 2
+
+
+def test_cache_says_what_it_holds(folder):
+  code, output, _ = runs.run_here("cache", *runs.tiny_flags(folder))
+  assert code == 0
+  assert re.search(r"train +\d+ documents +[\d,]+ tokens", output)
+  assert re.search(r"validation +\d+ documents +[\d,]+ tokens", output)
+
+
+def test_config_prints_every_binding(folder):
+  code, output, _ = runs.run_here("config", *runs.tiny_flags(folder), "--json")
+  assert code == 0
+  shown = json.loads(output)
+  assert shown["bindings"]["train.total_steps"] == STEPS
+  assert shown["macros"]["BATCH_SIZE"] == 8
+
+
+def test_five_steps_and_five_more_are_ten(folder, tmp_path):
+  flags = runs.tiny_flags(tmp_path, TASK_DATA_DIR=str(folder / "data"))
+  code, _, _ = runs.run_here("train", *flags, "--gin.TRAIN_STEPS=5")
+  assert code == 0
+  code, output, _ = runs.run_here("train", *flags)
+  assert code == 0
+  assert "Resuming from step 5" in output
+  assert "TRAIN_STEPS = 10" in output  # it is told what has changed
+  resumed = runs.arrays(tmp_path / "model", STEPS)
+  assert runs.differing(resumed, runs.arrays(folder / "model", STEPS)) == []
+  assert runs.losses(tmp_path / "model") == runs.losses(folder / "model")
+  assert json.loads((tmp_path / "model" / "run.json").read_text())["restarts"] == 1
+
+
+def test_a_finished_run_has_nothing_to_train(folder):
+  before = runs.snapshot(folder / "model")
+  code, output, _ = runs.run_here("train", *runs.tiny_flags(folder))
+  assert code == 0
+  assert f"Nothing to train: step {STEPS} of {STEPS} is done." in output
+  assert runs.snapshot(folder / "model") == before
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+  code, output, _ = runs.run_here("train", *runs.tiny_flags(tmp_path), "--dry_run")
+  assert code == 0
+  assert "Nothing is trained" in output
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_training_loads_neither_tensorflow_nor_seqio(folder, tmp_path):
+  program = (
+    "import sys; from switch_t5.cli.main import main; assert main(sys.argv[1:]) == 0;"
+    "print(sorted({'tensorflow', 'seqio'} & sys.modules.keys()))"
+  )
+  flags = runs.tiny_flags(tmp_path, TASK_DATA_DIR=str(folder / "data"), TRAIN_STEPS=1)
+  command = [sys.executable, "-c", program, "train", *flags]
+  done = subprocess.run(command, capture_output=True, text=True, cwd=runs.ROOT, check=True)
+  assert done.stdout.splitlines()[-1] == "[]"
