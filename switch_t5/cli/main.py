@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from switch_t5.cli import flags, platform
+from switch_t5.cli.plain_logging import plain_logging
 from switch_t5.errors import ConfigError, SwitchT5Error, suggest
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command_line.help:
       print(help_text())
       return 0
-    return _run(command_line)
+    with plain_logging(debug=command_line.debug):
+      return _run(command_line)
   except SwitchT5Error as error:
     if "--debug" in argv:
       traceback.print_exc()
