@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One tiny Switch model and its first training steps, compiled once for each way of running them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from switch_t5.batch import shift_right
+from switch_t5.losses.objective import LossConfig
+from switch_t5.metrics.train_metrics import MetricSums
+from switch_t5.model.config import ModelConfig
+from switch_t5.model.definition import ModelDefinition, define_model
+from switch_t5.sharding.mesh import MeshShape, make_mesh
+from switch_t5.sharding.placement import local_rows, place_batch
+from switch_t5.training.objective import cross_entropy_objective
+from switch_t5.training.state import TrainState, abstract_state, shardings
+from switch_t5.training.train_step import build_train_step
+from switch_t5.types import HostBatch, PyTree
+
+BATCH_SIZE, ENCODER_LENGTH, DECODER_LENGTH, NUM_STEPS = 16, 12, 9, 3
+
+# Two scanned blocks of a dense and a sparse layer in the encoder, a sparse layer in the decoder; some
+# tokens are dropped. No noise unless a test wants it: random draws are most of a small program's compile time.
+CONFIG = ModelConfig(
+  vocab_size=128,
+  d_model=16,
+  d_ff=32,
+  d_kv=4,
+  num_heads=4,
+  num_encoder_layers=4,
+  num_decoder_layers=1,
+  num_experts=8,
+  num_encoder_sparse_layers=2,
+  num_decoder_sparse_layers=1,
+  sequences_per_group=2,
+  min_expert_capacity=1,
+  jitter_noise=0.0,
+  activation_dtype="float32",
+)
+LOSS = LossConfig(load_balance_factor=0.1, router_z_loss_factor=0.01)
+
+
+class Run(NamedTuple):
+  """What came of a few steps.
+
+  Attributes:
+    sums: of each step, on the host.
+    gradients: of the first step, by path.
+    program: the compiled step's HLO.
+  """
+
+  sums: list[MetricSums]
+  gradients: dict[str, np.ndarray]
+  program: str
+
+
+def make_batch(lengths: tuple[int, int]) -> HostBatch:
+  """Rows of unequal real lengths, padded to `lengths`; the later rows weigh less."""
+  rng = np.random.default_rng(0)
+  batch = {}
+  for stack, length, longest in zip(
+    ("encoder", "decoder"), lengths, (ENCODER_LENGTH, DECODER_LENGTH), strict=True
+  ):
+    tokens = rng.integers(1, 128, (BATCH_SIZE, longest)).astype(np.int32)
+    real = np.arange(longest) < rng.integers(longest // 2, longest + 1, (BATCH_SIZE, 1))
+    pad = ((0, 0), (0, length - longest))
+    batch[stack] = (np.pad(tokens * real, pad), np.pad(real.astype(np.int32), pad))
+  (inputs, encoder_ids), (targets, decoder_ids) = batch["encoder"], batch["decoder"]
+  weights = decoder_ids * np.linspace(1.0, 0.1, BATCH_SIZE)[:, None]
+  return {
+    "encoder_input_tokens": inputs,
+    "encoder_segment_ids": encoder_ids,
+    "decoder_input_tokens": shift_right(targets, decoder_ids),
+    "decoder_target_tokens": targets,
+    "decoder_segment_ids": decoder_ids,
+    "decoder_loss_weights": weights.astype(np.float32),
+  }
+
+
+def random_params(definition: ModelDefinition) -> PyTree:
+  """Drawn on the host: compiling an initialiser costs seconds."""
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    fan_in = 1 if path[-1].key in ("scale", "embedding", "rel_embedding") else leaf.shape[-2]
+    return rng.normal(path[-1].key == "scale", 0.5 * fan_in**-0.5, leaf.shape).astype(leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, definition.shapes)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> ModelConfig:
+  return CONFIG
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[..., Run]:
+  """Trains on one batch: `train(mesh, num_microbatches=..., lengths=..., <changes of the config>)`."""
+
+  # SGD, with the gradients kept in its state for a test to see.
+  optimizer = optax.chain(optax.trace(decay=0.0), optax.sgd(0.5))
+
+  @functools.cache
+  def train(
+    mesh_shape=(1, 1, 1), *, num_microbatches=1, lengths=(ENCODER_LENGTH, DECODER_LENGTH), **changes
+  ) -> Run:
+    config = dataclasses.replace(CONFIG, **changes)
+    definition = define_model(config)
+    mesh = make_mesh(MeshShape(*mesh_shape))
+    config.check_mesh(MeshShape(*mesh_shape), BATCH_SIZE, num_microbatches)
+    with jax.set_mesh(mesh):
+      abstract = abstract_state(definition, optimizer, mesh)
+      params = random_params(definition)
+      state = TrainState(np.int32(0), params, optimizer.init(params))
+      state = jax.device_put(state, shardings(abstract))
+      rows = local_rows(mesh, BATCH_SIZE, num_microbatches)
+      batch = place_batch(make_batch(lengths), mesh, rows, BATCH_SIZE, num_microbatches)
+      objective = cross_entropy_objective(LOSS, config.train_capacity_factor)
+      step = build_train_step(
+        definition, optimizer, objective, abstract, num_microbatches=num_microbatches, seed=0
+      )
+      compiled = step.lower(state, batch).compile({"xla_backend_optimization_level": 0})
+      sums, gradients = [], None
+      for _ in range(NUM_STEPS):
+        state, step_sums = compiled(state, batch)
+        sums.append(jax.device_get(step_sums))
+        gradients = jax.device_get(state.opt_state[0].trace) if gradients is None else gradients
+    leaves = jax.tree_util.tree_leaves_with_path(gradients)
+    by_path = {"/".join(key.key for key in path): leaf for path, leaf in leaves}
+    return Run(sums, by_path, compiled.as_text())
+
+  return train
+
+
+@pytest.fixture(scope="session")
+def assert_same_step() -> Callable[[Run, Run], None]:
+  return _assert_same_step
+
+
+def _assert_same_step(got, want):
+  """Sums to 1e-5; each gradient to 1e-5 of its greatest element."""
+  for name, a, b in zip(got.sums[0]._fields, got.sums[0], want.sums[0], strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, err_msg=name)
+  assert got.gradients.keys() == want.gradients.keys()
+  for path, gradient in want.gradients.items():
+    scale = np.abs(gradient).max()
+    assert scale > 0, path
+    np.testing.assert_allclose(
+      got.gradients[path], gradient, rtol=1e-5, atol=1e-5 * scale, err_msg=path
+    )

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training is the same on every mesh: losses, counts and gradients, with noise and without."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+LAYOUTS = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2), (1, 1, 4)]
+
+
+def test_the_model_under_test_drops_tokens_and_trains(train):
+  sums = train().sums
+  assert (sums[0].num_dropped > 0).all()
+  assert sums[-1].loss < sums[0].loss - 0.05
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_losses_and_gradients_are_those_of_one_device(train, assert_same_step, layout):
+  assert_same_step(train(layout), train())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_first_steps_go_the_same_way(train, layout):
+  losses = [[sums.loss for sums in run.sums] for run in (train(layout), train())]
+  np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_dropout_and_jitter_do_not_depend_on_the_mesh(train, assert_same_step):
+  noise = {"dropout_rate": 0.1, "expert_dropout_rate": 0.4, "jitter_noise": 0.05}
+  # One sparse encoder layer and one dense decoder layer have every kind of noise.
+  small = {"num_encoder_layers": 1, "num_encoder_sparse_layers": 1, "num_decoder_sparse_layers": 0}
+  noisy = train(**small, **noise)
+  assert_same_step(train((2, 2, 2), **small, **noise), noisy)
