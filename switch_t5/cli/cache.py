@@ -13,7 +13,7 @@ from switch_t5.data import cache
 
 def run(command_line: CommandLine) -> None:
   """Writes the cache of the configured DatasetConfig and says what it holds."""
-  configuration = gin_setup.load_command_line(command_line, CONFIGURABLES)
+  configuration = gin_setup.load_command_line(command_line, CONFIGURABLES, "DatasetConfig")
   dataset: DatasetConfig = configuration.call("DatasetConfig")
   directory = dataset_lib.prepare_cache(dataset, dataset.task())
   info = cache.read_info(directory)

@@ -146,7 +146,8 @@ class Configuration:
   def _without_macros(self, value: Any) -> Iterator[Reference]:
     for item in contents(value):
       if isinstance(item, Macro):
-        yield from self._without_macros(self._macros[item.name])
+        # %gin.REQUIRED is no macro of ours: what a mode does not call may be left at it.
+        yield from self._without_macros(self._macros.get(item.name))
       else:
         yield item
 
@@ -160,6 +161,10 @@ class Configuration:
           found.add(item.name)
           values.append(self._macros[item.name])
     return found
+
+  def selectors(self, selector: str) -> set[str]:
+    """Returns a configurable and all that a call of it refers to."""
+    return {name for _, name in self._reachable("", selector)}
 
   def _reachable(self, scope: str, selector: str) -> list[Node]:
     """Returns a call and all calls that it refers to."""

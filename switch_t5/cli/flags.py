@@ -68,7 +68,7 @@ HELP = (
   ("--process_index=I", "which of them this is, from 0"),
   ("--dry_run", "check everything, then stop"),
   ("--debug", "show tracebacks"),
-  ("--json", "print one JSON object (config, checkpoint)"),
+  ("--json", "print JSON (config, eval, checkpoint)"),
   ("--list", "print what gin may configure (config)"),
 )
 

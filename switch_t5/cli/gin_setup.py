@@ -38,7 +38,6 @@ REQUIRED = ("gin.REQUIRED", "REQUIRED")  # as macros: %gin.REQUIRED
 _EXAMPLES = {
   "BATCH_SIZE": "128",
   "DROPOUT_RATE": "0.1",
-  "INITIAL_CHECKPOINT_PATH": "\"'runs/first/checkpoints/checkpoint_10000'\"",
   "MESH_SHAPE": '"(8, 1, 1)"',
   "MIXTURE_OR_TASK_NAME": "\"'embedded_span_corruption'\"",
   "MODEL_DIR": "\"'runs/first'\"",
@@ -53,6 +52,7 @@ def load(
   bindings: Sequence[str],
   search_paths: Sequence[str],
   configurables: Mapping[str, Callable[..., Any]],
+  root: str | None = None,
 ) -> Configuration:
   """Returns the configuration of files and bindings; later ones win, bindings over files.
 
@@ -61,14 +61,14 @@ def load(
     bindings: `NAME = VALUE` or `selector.parameter = VALUE`, from the command line.
     search_paths: folders before the current one and `switch_t5.configs`.
     configurables: all that a configuration may name.
+    root: what will be called: what it does not refer to may be left at REQUIRED. None: anything may.
 
   Raises:
     ConfigError: what is wrong, where, and what to change.
   """
   try:
-    return _load(
-      files, bindings, [*map(Path, search_paths), Path(), packaged_configs()], configurables
-    )
+    folders = [*map(Path, search_paths), Path(), packaged_configs()]
+    return _load(files, bindings, folders, configurables, root)
   except RecursionError:
     raise ConfigError("The configuration is nested too deeply.", value=", ".join(files)) from None
 
@@ -78,6 +78,7 @@ def _load(
   bindings: Sequence[str],
   folders: Sequence[Path],
   configurables: Mapping[str, Callable[..., Any]],
+  root: str | None,
 ) -> Configuration:
   statements = [statement for name in files for statement in walk_file(name, folders)]
   statements += [statement for text in bindings for statement in walk_binding(text)]
@@ -86,7 +87,6 @@ def _load(
   for statement in statements:
     _check_names(statement, configurables)
   _check_macros(statements, macros, bound)
-  _check_required(macros, bound)
   values: dict[Node, dict[str, Any]] = {}
   for statement in bound.values():
     node = (statement.scope, statement.selector)
@@ -95,11 +95,15 @@ def _load(
     configurables, values, {name: statement.value for name, statement in macros.items()}
   )
   _check_cycles(configuration, values)
+  called = configuration.selectors(root) if root else {s.selector for s in bound.values()}
+  _check_required(macros, [s for s in bound.values() if s.selector in called])
   return configuration
 
 
 def load_command_line(
-  command_line: CommandLine, configurables: Mapping[str, Callable[..., Any]]
+  command_line: CommandLine,
+  configurables: Mapping[str, Callable[..., Any]],
+  root: str | None = None,
 ) -> Configuration:
   """Returns the configuration that a command line names; see `load`."""
   return load(
@@ -107,6 +111,7 @@ def load_command_line(
     command_line.gin_bindings,
     command_line.gin_search_paths,
     configurables,
+    root,
   )
 
 
@@ -224,12 +229,12 @@ def _refuse_macro_cycles(macros: Mapping[str, Statement]) -> None:
     visit(name, ())
 
 
-def _check_required(macros: Mapping[str, Statement], bound: Mapping[str, Statement]) -> None:
+def _check_required(macros: Mapping[str, Statement], bound: Sequence[Statement]) -> None:
   """Refuses `%gin.REQUIRED` that is left, naming everything that must be set at once."""
-  statements = [macros[name] for name in sorted(_used(list(bound.values()), macros))]
+  statements = [macros[name] for name in sorted(_used(list(bound), macros))]
   missing = [
     statement
-    for statement in (*statements, *bound.values())
+    for statement in (*statements, *bound)
     if any(name in REQUIRED for name in _macros_in(statement.value))
   ]
   if missing:

@@ -133,7 +133,7 @@ def help_text() -> str:
     ("3", "data or checkpoint"),
     ("4", "diverged"),
     ("75", "stopped by a signal after saving: the same command goes on"),
-    ("76", "another process of the run was lost"),
+    ("130", "interrupted before there was anything to save"),
   ]
   examples = [
     "switch_t5 train --gin_file=recipes/pretrain_demo.gin --gin.MODEL_DIR=\"'runs/demo'\"",

@@ -40,7 +40,7 @@ _SELECTORS = (
     r"(utils\.)?(Save)?CheckpointConfig\b",
     "Set CHECKPOINT_PERIOD, and MODEL_DIR for where they are written.",
   ),
-  (r"(utils\.)?RestoreCheckpointConfig\b", "Set INITIAL_CHECKPOINT_PATH."),
+  (r"(utils\.)?RestoreCheckpointConfig\b", "Set MODEL_DIR: a run goes on from there."),
   (
     r"(utils\.)?DatasetConfig\b",
     "Set MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and BATCH_SIZE.",
@@ -74,7 +74,7 @@ def refuse_include(name: str, place: str) -> None:
     raise ConfigError(
       f"{place}: this file belongs to another project.",
       value=f"include '{name}'",
-      remedy="Include one of ours: models/switch_base_8.gin, models/t5_small.gin, runs/pretrain.gin, ...",
+      remedy="Include one of ours: models/switch_demo.gin, runs/pretrain.gin",
     )
 
 

@@ -59,6 +59,22 @@ class SpanCorruptionTask:
     return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
 
+_added: dict[str, SpanCorruptionTask] = {}
+
+
+def add_task(task: SpanCorruptionTask) -> None:
+  """Makes a task of the user's own known by its name; called by a module given as --import.
+
+  Raises:
+    ConfigError: if the name is taken.
+  """
+  if task.name in TASK_NAMES or task.name in _added:
+    raise errors.ConfigError(
+      "The name of a task is taken.", value=task.name, rule="each task has a name of its own"
+    )
+  _added[task.name] = task
+
+
 def get_task(
   name: str,
   *,
@@ -68,7 +84,7 @@ def get_task(
   """Returns a known task.
 
   Args:
-    name: one of `TASK_NAMES`.
+    name: one of `TASK_NAMES`, or of a task that `add_task` was given.
     text_files: globs, for `text_span_corruption` only.
     vocabulary_path: a SentencePiece model file; the embedded one if not given.
 
@@ -94,9 +110,11 @@ def get_task(
         remedy="set TEXT_FILES, for example 'my/*.txt'.",
       )
     return SpanCorruptionTask(name, TextFiles(find_files(text_files)), path)
+  if name in _added:
+    return _added[name]
   raise errors.ConfigError(
     "The task is not known.",
     value=name,
     rule="the name of a task",
-    remedy=errors.suggest(name, TASK_NAMES),
+    remedy=errors.suggest(name, [*TASK_NAMES, *_added]),
   )

@@ -2,8 +2,8 @@
 """The device mesh: axes `data`, `expert`, `model`, in this order.
 
 Tokens are split over data and expert, experts over expert, heads, d_ff and the vocabulary over
-model. The five layouts of the paper (section 5) are shapes of this one mesh: data (n,1,1), model
-(1,1,m), data and model (n,1,m), expert and data (n,e,1), expert, model and data (n,e,m).
+model. The five layouts of the paper (section 5) are shapes of this one mesh: data (D,1,1), model
+(1,1,m), data and model (D,1,m), expert and data (D,e,1), expert, model and data (D,e,m).
 """
 
 from __future__ import annotations

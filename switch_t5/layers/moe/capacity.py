@@ -38,7 +38,8 @@ def check_groups(
   batches = [str(b) for b in (below, above) if b]
   remedy = f"BATCH_SIZE of {' or '.join(batches)} with {sequences_per_group} sequences per group"
   if fits:
-    remedy += f"; or {stack}_sequences_per_group of {', '.join(map(str, fits))} with BATCH_SIZE {batch_size}"
+    prefix = "decoder_" if stack == "decoder" else ""
+    remedy += f"; or {prefix}sequences_per_group of {', '.join(map(str, fits))} with BATCH_SIZE {batch_size}"
   raise MeshError(
     f"The batch does not divide into whole routing groups ({stack}).",
     value=f"BATCH_SIZE {batch_size}, {num_microbatches} microbatch(es), {sequences_per_group} "

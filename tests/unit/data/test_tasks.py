@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from switch_t5 import errors
-from switch_t5.data import tasks
+from switch_t5.data import embedded_corpus, tasks
 
 
 def test_the_known_tasks_have_the_embedded_vocabulary(fixture_text):
@@ -46,3 +46,14 @@ def test_the_fingerprint_needs_the_vocabulary(tmp_path, fixture_text):
   )
   with pytest.raises(errors.DataError, match=r"gone\.model"):
     task.fingerprint()
+
+
+def test_a_task_of_the_users_own_is_found_by_name(monkeypatch):
+  monkeypatch.setattr(tasks, "_added", {})
+  mine = tasks.SpanCorruptionTask("mine", embedded_corpus.EmbeddedCorpus(), "mine.model")
+  tasks.add_task(mine)
+  assert tasks.get_task("mine") is mine
+  with pytest.raises(errors.ConfigError, match="taken"):
+    tasks.add_task(mine)
+  with pytest.raises(errors.ConfigError, match="Did you mean mine"):
+    tasks.get_task("mien")
