@@ -257,7 +257,7 @@ class CheckpointManager:
 def _save_error(directory: pathlib.Path, step: int | None, error: Exception) -> CheckpointError:
   return CheckpointError(
     f"The checkpoint of step {step} was not saved.",
-    value=f"{directory}: {error}",
+    value=f"{directory}: {str(error).partition(chr(10))[0]}",  # TensorStore goes on for pages
     rule="older checkpoints are as they were",
     remedy="see to the space (df, quota) and rights of this directory, then run again: it goes on "
     "from the newest good checkpoint",
