@@ -42,9 +42,7 @@ def make_plan(expert_index: Array, mask: Array, num_experts: int, capacity: int)
   groups, tokens, k = expert_index.shape
   choices = jnp.where(mask[..., None], expert_index, num_experts)
   choices = choices.swapaxes(1, 2).reshape(groups, k * tokens)  # all first choices come first
-  chosen = jax.nn.one_hot(choices, num_experts, dtype=jnp.int32)  # [G, k * N, E]
-  taken_before = jnp.cumsum(chosen, axis=1) - chosen
-  place = (taken_before * chosen).sum(axis=-1)
+  place = _count_before(choices)
   group = jnp.arange(groups, dtype=jnp.int32)[:, None]
   num_slots = num_experts * groups * capacity
   fits = (choices < num_experts) & (place < capacity)
@@ -54,6 +52,24 @@ def make_plan(expert_index: Array, mask: Array, num_experts: int, capacity: int)
   empty = jnp.full((num_slots,), groups * tokens * k, jnp.int32)
   choice_of_slot = empty.at[slot_of_choice.ravel()].set(choice, mode="drop", unique_indices=False)
   return DispatchPlan(slot_of_choice, choice_of_slot)
+
+
+def _count_before(choices: Array) -> Array:
+  """Returns, for each choice of a group, how many before it are of the same expert.
+
+  A stable sort brings each expert's choices together in their order, so the cost does not grow with
+  the number of experts, as that of counting in one-hot columns would.
+
+  Args:
+    choices: int32 [G, k * N].
+  """
+  order = jnp.argsort(choices, axis=1, stable=True)
+  in_order = jnp.take_along_axis(choices, order, axis=1)
+  position = jnp.broadcast_to(jnp.arange(choices.shape[1], dtype=jnp.int32), choices.shape)
+  begins = jnp.pad(in_order[:, 1:] != in_order[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+  first = jax.lax.cummax(jnp.where(begins, position, 0), axis=1)
+  group = jnp.arange(choices.shape[0], dtype=jnp.int32)[:, None]
+  return jnp.zeros_like(choices).at[group, order].set(position - first, unique_indices=True)
 
 
 def _rows(x: Array, index: Array) -> Array:
