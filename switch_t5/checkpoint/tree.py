@@ -63,6 +63,8 @@ def check_same_arrays(saved: dict[str, str], wanted: dict[str, str], where: str)
   ]
   if not lines:
     return
+  # Parameters first: what differs in the optimizer follows from them.
+  lines.sort(key=lambda line: not line[2:].startswith("params/"))
   if len(lines) > _MOST_LINES:
     lines[_MOST_LINES - 1 :] = [f"... and {len(lines) - _MOST_LINES + 1} more"]
   raise CheckpointError(
