@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -33,10 +32,10 @@ CONFIG = ModelConfig(
   d_ff=32,
   d_kv=4,
   num_heads=4,
-  num_encoder_layers=1,
+  num_encoder_layers=2,
   num_decoder_layers=1,
   num_experts=4,
-  num_encoder_sparse_layers=1,
+  num_encoder_sparse_layers=2,
   sequences_per_group=1,
   jitter_noise=0.3,
   activation_dtype="float32",
@@ -73,20 +72,19 @@ def test_a_state_is_born_sharded_with_the_same_bits_on_any_mesh(born):
   state = birth((2, 2, 2))
   assert_identical(state, born)
   wi = state.params["encoder"]["blocks"]["layers_0"]["mlp"]["expert"]["wi"]["kernel"]
-  assert wi.shape == (1, 4, 16, 32)
-  assert {shard.data.shape for shard in wi.addressable_shards} == {(1, 2, 16, 16)}
+  assert wi.shape == (2, 4, 16, 32)
+  assert {shard.data.shape for shard in wi.addressable_shards} == {(2, 2, 16, 16)}
   moments = state.opt_state.v_row["encoder"]["blocks"]["layers_0"]["mlp"]["expert"]["wi"]["kernel"]
-  assert {shard.data.shape[:2] for shard in moments.addressable_shards} == {(1, 2)}
+  assert {shard.data.shape[:2] for shard in moments.addressable_shards} == {(2, 2)}
 
 
-def test_layers_and_seeds_draw_their_own_values(born):
-  config = dataclasses.replace(CONFIG, num_decoder_layers=2)
-  params = jax.jit(define_model(config).init)(jax.random.key(0))
-  first, second = params["decoder"]["blocks"]["layers_0"]["mlp"]["wi"]["kernel"]
-  assert not (first == second).any()
-  other = jax.jit(DEFINITION.init)(jax.random.key(1))
-  embeddings = (p["token_embedder"]["embedding"] for p in (born.params, other))
-  assert not np.equal(*embeddings).any()
+def test_layers_experts_and_seeds_draw_their_own_values(born):
+  wi = born.params["encoder"]["blocks"]["layers_0"]["mlp"]["expert"]["wi"]["kernel"]
+  assert len({expert.tobytes() for layer in wi for expert in layer}) == 2 * 4
+  draw = jax.jit(lambda key: DEFINITION.init(key)["token_embedder"]["embedding"])
+  embedding = born.params["token_embedder"]["embedding"]
+  np.testing.assert_array_equal(draw(jax.random.key(0)), embedding)
+  assert not (draw(jax.random.key(1)) == embedding).any()
 
 
 def test_a_parameter_that_does_not_divide_is_refused_by_its_path():
@@ -125,14 +123,17 @@ def trainer():
     abstract = abstract_state(DEFINITION, optimizer, mesh)
     objective = cross_entropy_objective(LossConfig(), CONFIG.train_capacity_factor)
     step = build_train_step(DEFINITION, optimizer, objective, abstract, num_microbatches=1, seed=7)
+    compiled = step.lower(abstract, batch).compile({"xla_backend_optimization_level": 0})
     place = lambda state: jax.device_put(state, shardings(abstract))  # noqa: E731
-    yield Trainer(step, batch, place)
+    yield Trainer(compiled, batch, place)
 
 
 def test_a_step_takes_the_old_states_buffers(trainer, born):
   state = trainer.place(born)
   after, sums = trainer.step(state, trainer.batch)
-  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+  # All but the placeholders of moments that a leaf does not use: these are no input of the program.
+  kept = [leaf.shape for leaf in jax.tree.leaves(state) if not leaf.is_deleted()]
+  assert all(shape[-1:] == (1,) for shape in kept)
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, sums, trainer.batch)))
   assert (int(after.step), int(after.opt_state.count)) == (1, 1)
   changed = jax.tree.map(lambda a, b: (a != b).any(), jax.device_get(after.params), born.params)
@@ -159,28 +160,31 @@ def test_each_step_has_its_own_noise(trainer, born):
   assert first.cross_entropy != later.cross_entropy
 
 
-def test_evaluation_has_no_noise_and_adds_microbatches_up(trainer, born):
+@pytest.fixture(scope="module")
+def evaluate(born):
+  """Evaluates the state's parameters on a batch, in as many microbatches as it has."""
   mesh = make_mesh(MeshShape())
   objective = cross_entropy_objective(LossConfig(), capacity_factor=4.0)
+  steps = {n: build_eval_step(DEFINITION, objective, mesh, n) for n in (1, 2)}
+
+  def evaluate(batch):
+    with jax.set_mesh(mesh):
+      return jax.device_get(steps[len(batch["decoder_loss_weights"])](born.params, batch))
+
+  return evaluate
+
+
+def test_evaluation_has_no_noise_and_adds_microbatches_up(trainer, evaluate):
   batch = dict(trainer.batch)
   batch["decoder_loss_weights"] = batch["decoder_loss_weights"].at[0, 3].set(0.0)
-  halves = {name: array.reshape(2, 2, -1) for name, array in batch.items()}
-  with jax.set_mesh(mesh):
-    params = trainer.place(born).params
-    whole = build_eval_step(DEFINITION, objective, mesh, 1)(params, batch)
-    again = build_eval_step(DEFINITION, objective, mesh, 1)(params, batch)
-    parts = build_eval_step(DEFINITION, objective, mesh, 2)(params, halves)
-  assert_identical(again, whole)
+  whole = evaluate(batch)
+  assert_identical(evaluate(batch), whole)
   assert whole.weight == 15 and whole.num_dropped.sum() == 0
+  parts = evaluate({name: array.reshape(2, 2, -1) for name, array in batch.items()})
   for name, got, want in zip(whole._fields, parts, whole, strict=True):
     np.testing.assert_allclose(got, want, rtol=1e-5, err_msg=name)
 
 
-def test_a_batch_of_padding_alone_evaluates_to_nothing(trainer, born):
-  mesh = make_mesh(MeshShape())
-  objective = cross_entropy_objective(LossConfig(), capacity_factor=4.0)
-  padding = jax.tree.map(jnp.zeros_like, trainer.batch)
-  with jax.set_mesh(mesh):
-    sums = build_eval_step(DEFINITION, objective, mesh, 1)(trainer.place(born).params, padding)
-  for value in sums:
+def test_a_batch_of_padding_alone_evaluates_to_nothing(trainer, evaluate):
+  for value in evaluate(jax.tree.map(jnp.zeros_like, trainer.batch)):
     np.testing.assert_array_equal(value, np.zeros_like(value))
