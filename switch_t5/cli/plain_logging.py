@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+_LOGGERS = ("absl", "asyncio")  # ours and Orbax's; what runs Orbax's saves
+
 
 class _Lines(logging.Handler):
   """Writes the message alone, above a progress bar if there is one."""
@@ -20,17 +22,22 @@ class _Lines(logging.Handler):
 
 @contextlib.contextmanager
 def plain_logging(*, debug: bool) -> Iterator[None]:
-  """Shows absl's log as plain lines on the standard error.
+  """Shows warnings as plain lines on the standard error.
 
   Args:
-    debug: also show what Orbax logs: its saving thread's tracebacks, of errors that are raised again.
+    debug: leave the log as it is, tracebacks of saving threads included; their errors are raised
+      again and told anyway.
   """
-  logger = logging.getLogger("absl")
-  handlers, propagate = logger.handlers, logger.propagate
-  lines = _Lines(logging.WARNING)
-  lines.addFilter(lambda record: debug or "/orbax/" not in record.pathname)
-  logger.handlers, logger.propagate = [lines], False
+  if debug:
+    yield
+    return
+  lines, loggers = _Lines(logging.WARNING), [logging.getLogger(name) for name in _LOGGERS]
+  lines.addFilter(lambda record: record.name != "asyncio")  # nothing but tracebacks
+  before = [(logger.handlers, logger.propagate) for logger in loggers]
+  for logger in loggers:
+    logger.handlers, logger.propagate = [lines], False
   try:
     yield
   finally:
-    logger.handlers, logger.propagate = handlers, propagate
+    for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+      logger.handlers, logger.propagate = handlers, propagate

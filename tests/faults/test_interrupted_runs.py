@@ -23,8 +23,8 @@ def flags(folder: pathlib.Path) -> list[str]:
 def undisturbed(tmp_path_factory):
   """Every array at the end of a run that nothing disturbed."""
   folder = tmp_path_factory.mktemp("undisturbed")
-  code, output = runs.finish(runs.start("train", *flags(folder)))
-  assert code == 0, output
+  code, output, errors = runs.run_here("train", *flags(folder))
+  assert code == 0, output + errors
   return runs.arrays(folder / "model", STEPS)
 
 
@@ -37,8 +37,8 @@ def test_killed_runs_end_with_the_same_parameters(undisturbed, tmp_path):
     process.kill()
     code, output = runs.finish(process)
     assert code == -signal.SIGKILL, output
-  code, output = runs.finish(runs.start("train", *flags(tmp_path)))
-  assert code == 0, output
+  code, output, errors = runs.run_here("train", *flags(tmp_path))
+  assert code == 0, output + errors
   assert "Resuming from step" in output
   assert runs.differing(runs.arrays(tmp_path / "model", STEPS), undisturbed) == []
 
@@ -54,8 +54,8 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(undisturbed, tmp_path):
   assert "Traceback" not in output
   stopped = runs.last_step(tmp_path / "model")
   assert (tmp_path / "model" / "checkpoints" / f"checkpoint_{stopped}").is_dir()
-  code, output = runs.finish(runs.start("train", *flags(tmp_path)))
-  assert code == 0, output
+  code, output, errors = runs.run_here("train", *flags(tmp_path))
+  assert code == 0, output + errors
   assert f"Resuming from step {stopped}, saved in" in output
   assert runs.differing(runs.arrays(tmp_path / "model", STEPS), undisturbed) == []
 

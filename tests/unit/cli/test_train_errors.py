@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -214,7 +213,7 @@ def test_a_checkpoint_of_another_shape(folder, trained):
   copy_of(trained, folder)
   named = ("~ params/", "attention/key/kernel  float32[1,16,16] -> float32[1,16,32]", "config.gin")
   refused(folder, ["--gin.ModelConfig.d_kv=8"], *named, code=3)
-  refused(folder, ["--gin.ModelConfig.num_decoder_layers=2"], "+ params/decoder/", code=3)
+  refused(folder, ["--gin.ModelConfig.num_decoder_layers=2"], "~ ", "another MODEL_DIR", code=3)
 
 
 def test_changed_data_on_resume(folder, trained):
@@ -242,16 +241,3 @@ def test_a_diverging_run_stops_and_its_last_good_checkpoint_stays(folder, traine
 
 def test_evaluating_what_was_never_trained(folder):
   refused(folder, [], "no checkpoint to evaluate", "set MODEL_DIR", code=3, mode="eval")
-
-
-def test_checkpoints_deleted_under_a_run_are_written_again(trained, tmp_path):
-  flags = runs.tiny_flags(tmp_path, TASK_DATA_DIR=str(trained / "data"), CHECKPOINT_PERIOD=2)
-  process = runs.start("train", *flags, "--gin.TRAIN_STEPS=200")
-  runs.wait_for_step(process, tmp_path / "model", 5)
-  shutil.rmtree(tmp_path / "model" / "checkpoints", ignore_errors=True)
-  process.send_signal(signal.SIGINT)
-  code, output = runs.finish(process)
-  assert code in (3, 75), output  # it may have been within a save, which then failed
-  # TensorStore's own threads may print as well: what the run says comes last.
-  last = output[output.rindex("switch_t5: ") :]
-  assert ("was not saved" in last and "remedy:" in last) if code == 3 else "is saved" in last
