@@ -94,6 +94,10 @@ class SwitchFeedForward(nnx.Module):
     x = x.astype(self.dtype)
     if self.dropout_rate == 0.0:
       dropout_key = None
+    # With one device along data the kernels differ along it by name: no cast is needed, whose
+    # transpose XLA would keep as an all-reduce of one, a copy of all the experts' gradients.
+    one_along_data = jax.sharding.get_abstract_mesh().shape[DATA] == 1
+    expert_axis = (EXPERT, DATA) if one_along_data else EXPERT
     layer = jax.shard_map(
       partial(self._on_device, tokens_per_group=tokens_per_group, capacity=capacity),
       in_specs=(
@@ -101,8 +105,8 @@ class SwitchFeedForward(nnx.Module):
         P(BATCH, None),
         P(BATCH),
         P(None, None),
-        P(EXPERT, None, MODEL),
-        P(EXPERT, MODEL, None),
+        P(expert_axis, None, MODEL),
+        P(expert_axis, MODEL, None),
         P(),
       ),
       out_specs=(P(BATCH, MODEL), P(BATCH)),
@@ -149,8 +153,9 @@ class SwitchFeedForward(nnx.Module):
     split_over_model = jax.lax.axis_size(MODEL) > 1  # XLA keeps collectives of one device: copies
     inputs = jax.lax.all_gather(buffer, MODEL, axis=2, tiled=True) if split_over_model else buffer
     inputs = checkpoint_name(inputs, "expert_inputs")
-    # The experts' gradients are summed over data by the transpose of these casts.
-    wi, wo = (jax.lax.pcast(kernel, DATA, to="varying") for kernel in (wi, wo))
+    if jax.lax.axis_size(DATA) > 1:
+      # The experts' gradients are summed over data by the transpose of these casts.
+      wi, wo = (jax.lax.pcast(kernel, DATA, to="varying") for kernel in (wi, wo))
     hidden = jax.nn.relu(batched_matmul(inputs, wi))
     if dropout_key is not None:
       hidden = self._dropout(hidden, dropout_key, groups)
