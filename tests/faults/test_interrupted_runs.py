@@ -60,7 +60,7 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(undisturbed, tmp_path):
   assert runs.differing(runs.arrays(tmp_path / "model", STEPS), undisturbed) == []
 
 
-def test_sigterm_while_compiling_is_obeyed_after_it(tmp_path):
+def test_sigterm_while_compiling_is_answered_at_once_and_obeyed_after_it(tmp_path):
   process = runs.start("train", *flags(tmp_path))
   for line in process.stdout:
     if line.startswith("Compiling"):
@@ -68,4 +68,5 @@ def test_sigterm_while_compiling_is_obeyed_after_it(tmp_path):
   process.send_signal(signal.SIGTERM)
   code, output = runs.finish(process)
   assert code == 75, output
+  assert output.index("SIGTERM: saving after this step") < output.index("Compiled in")
   assert f"Stopped by SIGTERM at step 1 of {STEPS}; everything is saved" in output
