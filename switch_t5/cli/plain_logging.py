@@ -10,8 +10,6 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-_LOGGERS = ("absl", "asyncio")  # ours and Orbax's; what runs Orbax's saves
-
 
 class _Lines(logging.Handler):
   """Writes the message alone, above a progress bar if there is one."""
@@ -31,13 +29,12 @@ def plain_logging(*, debug: bool) -> Iterator[None]:
   if debug:
     yield
     return
-  lines, loggers = _Lines(logging.WARNING), [logging.getLogger(name) for name in _LOGGERS]
-  lines.addFilter(lambda record: record.name != "asyncio")  # nothing but tracebacks
-  before = [(logger.handlers, logger.propagate) for logger in loggers]
-  for logger in loggers:
-    logger.handlers, logger.propagate = [lines], False
+  # Nothing but tracebacks of Orbax's tasks. It stays so: they are logged when the process ends.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  logger = logging.getLogger("absl")  # ours and Orbax's
+  before = logger.handlers, logger.propagate
+  logger.handlers, logger.propagate = [_Lines(logging.WARNING)], False
   try:
     yield
   finally:
-    for logger, (handlers, propagate) in zip(loggers, before, strict=True):
-      logger.handlers, logger.propagate = handlers, propagate
+    logger.handlers, logger.propagate = before

@@ -98,7 +98,8 @@ class Run:
     self.record_start(step)
     train_step = self.compile(state)
     self.reporter.start(self.config.total_steps, step)
-    with contextlib.closing(self.reporter):
+    # A save that has begun is finished however the loop ends: a diverged run's last one is good.
+    with contextlib.closing(self.reporter), contextlib.closing(self.checkpoints):
       loop = train_loop(
         state,
         train_step,

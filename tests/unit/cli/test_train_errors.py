@@ -234,6 +234,7 @@ def test_a_diverging_run_stops_and_its_last_good_checkpoint_stays(folder, traine
   after = runs.snapshot(folder / "model" / "checkpoints")
   kept = {name: content for name, content in after.items() if name in before}
   assert kept == before
+  assert not [name for name in after if "tmp" in name]  # a save that had begun was finished
   code, output, _ = runs.run_here("checkpoint", "verify", "model")
   assert code == 0
   assert "checkpoint_2" in output
