@@ -27,15 +27,15 @@ from switch_t5.types import HostBatch, PyTree
 
 BATCH_SIZE, ENCODER_LENGTH, DECODER_LENGTH, NUM_STEPS = 16, 12, 9, 3
 
-# Two scanned blocks of a dense and a sparse layer in the encoder, a sparse layer in the decoder; some
-# tokens are dropped. No noise unless a test wants it: random draws are most of a small program's compile time.
+# Two scanned sparse layers in the encoder, one in the decoder; some tokens are dropped. No noise
+# unless a test wants it: random draws are most of a small program's compile time.
 CONFIG = ModelConfig(
   vocab_size=128,
   d_model=16,
   d_ff=32,
   d_kv=4,
   num_heads=4,
-  num_encoder_layers=4,
+  num_encoder_layers=2,
   num_decoder_layers=1,
   num_experts=8,
   num_encoder_sparse_layers=2,

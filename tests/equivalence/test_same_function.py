@@ -50,10 +50,10 @@ def test_packed_examples_get_the_logits_they_get_alone(tiny_config):
   ]
 
   def rows(groups):
-    """One row for each group of examples, padded to 14 and 9."""
+    """One row for each group of examples, padded to four rows of 14 and 9 tokens."""
     batch = {}
     for stack, (part, length) in {"encoder": (0, 14), "decoder": (1, 9)}.items():
-      tokens, ids = np.zeros((2, len(groups), length), np.int32)
+      tokens, ids = np.zeros((2, len(examples), length), np.int32)
       for row, group in enumerate(groups):
         packed = np.concatenate([examples[i][part] for i in group])
         tokens[row, : len(packed)] = packed
@@ -73,7 +73,7 @@ def test_packed_examples_get_the_logits_they_get_alone(tiny_config):
     with jax.set_mesh(make_mesh(MeshShape())):
       output = forward(params, {name: jnp.asarray(array) for name, array in batch.items()})
     assert output.router.num_dropped.sum() == 0
-    by_row = np.asarray(output.logits).reshape(len(groups), 9, -1)
+    by_row = np.asarray(output.logits).reshape(len(examples), 9, -1)
     ids = batch["decoder_segment_ids"]
     return {
       i: by_row[row][ids[row] == number + 1]
