@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo's train step: what the loop adds to it, and what experts add to a dense model's.
 
-  python -m benchmarks.train_step [--json] [--rounds=20]
+  python -m benchmarks.train_step [--json] [--rounds=6]
 
 Runs of steps of the whole loop (reading, placing, hooks with a log line every 20 steps) alternate with
 runs of the bare compiled step on one resident batch; then the Switch step with the dense one.
@@ -129,7 +129,7 @@ def main() -> None:
   """Prints the ratios."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--json", action="store_true")
-  parser.add_argument("--rounds", type=int, default=20)
+  parser.add_argument("--rounds", type=int, default=6)
   arguments = parser.parse_args()
   ratios = {name: round(value, 3) for name, value in measure(arguments.rounds).items()}
   if arguments.json:
