@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token embeddings, shared by encoder, decoder and (in T5 1.0) the logits."""
+"""Token embeddings, shared by encoder, decoder and (in T5 1.0) the logits; T5 1.1's own logits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from switch_t5.layers.dense import stable_logits
+from switch_t5.layers.initializers import truncated_normal
 from switch_t5.sharding.annotate import param
 from switch_t5.types import Array, DType
 
@@ -29,3 +30,15 @@ class Embedding(nnx.Module):
     """Maps [tokens, d] to float32 [tokens, V], scaled by d^-1/2 as tied T5 does."""
     x = x * jnp.asarray(x.shape[-1] ** -0.5, x.dtype)
     return stable_logits(x, self.embedding[...].astype(x.dtype).T)
+
+
+class LogitsDense(nnx.Module):
+  """T5 1.1's kernel [d, V] of the logits; float32, used in the activations' dtype, not scaled."""
+
+  def __init__(self, features: int, vocab_size: int, *, scale: float, rngs: nnx.Rngs):
+    kernel = truncated_normal(rngs.params(), (features, vocab_size), scale, features)
+    self.kernel = param(kernel, ("embed", "vocab"))
+
+  def __call__(self, x: Array) -> Array:
+    """Maps [tokens, d] to float32 [tokens, V]."""
+    return stable_logits(x, self.kernel[...].astype(x.dtype))

@@ -72,6 +72,7 @@ class MlpSublayer(nnx.Module):
         config.d_model,
         config.d_ff,
         config.num_experts,
+        activations=config.mlp_activations,
         sequences_per_group=config.group_sequences(stack),
         min_expert_capacity=config.min_expert_capacity,
         jitter_noise=config.jitter_noise,
@@ -84,6 +85,7 @@ class MlpSublayer(nnx.Module):
       self.mlp = FeedForward(
         config.d_model,
         config.d_ff,
+        activations=config.mlp_activations,
         dropout_rate=config.dropout_rate,
         scale=config.init_scale,
         dtype=config.dtype,

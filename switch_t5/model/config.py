@@ -15,11 +15,12 @@ from switch_t5.sharding.mesh import MeshShape
 VOCAB_MULTIPLE = 128  # the table is padded to it, so that it divides over the model axis
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 REMAT = ("none", "full")
+MLP_ACTIVATIONS = (("relu",), ("gelu", "linear"))
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """A T5 1.0 encoder-decoder: ReLU, tied embeddings; Switch where `num_experts` > 0.
+  """A T5 encoder-decoder, 1.0 or 1.1; Switch where `num_experts` > 0.
 
   Attributes:
     vocab_size: ids of the vocabulary, sentinels included; the table is padded to a multiple of 128.
@@ -28,6 +29,9 @@ class ModelConfig:
     d_kv: size of an attention head, k.
     num_heads: H.
     num_encoder_layers, num_decoder_layers: layers of each stack.
+    mlp_activations: ("relu",) in T5 1.0; ("gelu", "linear"), gated GELU, in T5 1.1.
+    logits_via_embedding: True in T5 1.0: logits from the embedding table, scaled by d^-1/2; False in
+      T5 1.1: from a kernel of their own.
     num_experts: E; 0 for a dense model.
     num_encoder_sparse_layers, num_decoder_sparse_layers: how many layers of the stack are Switch
       layers. They are spread evenly: layer i is sparse iff i % m == m - 1, m = layers / sparse layers.
@@ -56,6 +60,8 @@ class ModelConfig:
   num_heads: int
   num_encoder_layers: int
   num_decoder_layers: int
+  mlp_activations: tuple[str, ...] = ("relu",)
+  logits_via_embedding: bool = True
   num_experts: int = 0
   num_encoder_sparse_layers: int = 0
   num_decoder_sparse_layers: int = 0
@@ -76,6 +82,7 @@ class ModelConfig:
   def __post_init__(self):
     self._check_sizes()
     self._check_rates()
+    self._check_kinds()
     self._check_sparse_layers()
 
   def _check_sizes(self):
@@ -99,6 +106,20 @@ class ModelConfig:
       factor = getattr(self, name)
       is_factor = isinstance(factor, (int, float)) and 0.0 < factor < math.inf
       _check(is_factor, name, repr(factor), "a finite number greater than 0")
+
+  def _check_kinds(self):
+    _check(
+      self.mlp_activations in MLP_ACTIVATIONS,
+      "mlp_activations",
+      repr(self.mlp_activations),
+      f"one of {', '.join(map(repr, MLP_ACTIVATIONS))}",
+    )
+    _check(
+      isinstance(self.logits_via_embedding, bool),
+      "logits_via_embedding",
+      repr(self.logits_via_embedding),
+      "True or False",
+    )
     _check(
       self.activation_dtype in DTYPES,
       "activation_dtype",

@@ -26,7 +26,8 @@ def forward_flops_per_sequence(
   position, and embedding look-ups, norms and the router not at all.
   """
   width = config.num_heads * config.d_kv
-  attention, feed_forward = 4 * config.d_model * width, 2 * config.d_model * config.d_ff
+  attention = 4 * config.d_model * width
+  feed_forward = (len(config.mlp_activations) + 1) * config.d_model * config.d_ff
   encoder = config.num_encoder_layers * (attention + feed_forward)
   decoder = config.num_decoder_layers * (2 * attention + feed_forward)
   pairs = config.num_encoder_layers * encoder_length**2 + (

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from switch_t5.layers.dropout import dropout_tokens
+from switch_t5.layers.embedding import LogitsDense
 from switch_t5.layers.moe.router_statistics import RouterReport
 from switch_t5.layers.moe.switch_feed_forward import SAVED_NAMES
 from switch_t5.layers.norm import LayerNorm
@@ -71,6 +72,8 @@ class Stack(nnx.Module):
     stack: "encoder" or "decoder".
     rngs: stream `params`.
   """
+
+  logits_dense: LogitsDense  # set by the model, in a decoder whose logits are not tied
 
   def __init__(self, config: ModelConfig, stack: str, *, rngs: nnx.Rngs):
     self.relpos_bias = RelativePositionBias(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from switch_t5 import batch as features
-from switch_t5.layers.embedding import Embedding
+from switch_t5.layers.embedding import Embedding, LogitsDense
 from switch_t5.layers.masks import causal_mask, segment_mask
 from switch_t5.layers.moe.router_statistics import RouterReport
 from switch_t5.model.blocks import Memory
@@ -33,7 +33,7 @@ class ModelOutput(NamedTuple):
 
 
 class SwitchTransformer(nnx.Module):
-  """A T5 1.0 encoder-decoder whose sparse layers are Switch layers.
+  """A T5 encoder-decoder whose sparse layers are Switch layers.
 
   Args:
     config: sizes and rates.
@@ -46,6 +46,11 @@ class SwitchTransformer(nnx.Module):
     )
     self.encoder = Stack(config, "encoder", rngs=rngs)
     self.decoder = Stack(config, "decoder", rngs=rngs)
+    if not config.logits_via_embedding:  # in the decoder, where Flaxformer has it
+      self.decoder.logits_dense = LogitsDense(
+        config.d_model, config.padded_vocab_size, scale=config.init_scale, rngs=rngs
+      )
+    self.logits_via_embedding = config.logits_via_embedding
 
   def encode(
     self, tokens: Array, segment_ids: Array, *, capacity_factor: float, key: PRNGKey | None = None
@@ -100,7 +105,9 @@ class SwitchTransformer(nnx.Module):
       key=key,
       memory=Memory(encoded, segment_mask(segment_ids, encoder_segment_ids)),
     )
-    return ModelOutput(constrain(self.token_embedder.logits(x), "batch", "vocab"), report)
+    tied = self.logits_via_embedding
+    logits = self.token_embedder.logits(x) if tied else self.decoder.logits_dense(x)
+    return ModelOutput(constrain(logits, "batch", "vocab"), report)
 
   def __call__(
     self, batch: DeviceBatch, *, capacity_factor: float, key: PRNGKey | None = None

@@ -9,6 +9,7 @@ import runs
 
 from switch_t5.cli import gin_setup
 from switch_t5.cli.configurables import CONFIGURABLES
+from switch_t5.model.cost import forward_flops_per_sequence, parameter_count
 from switch_t5.model.definition import define_model
 from switch_t5.sharding.mesh import MeshShape
 
@@ -24,6 +25,39 @@ REQUIRED = {
   "recipes/pretrain_demo.gin": {"MODEL_DIR": "model"},
   "recipes/pretrain_text.gin": {"MODEL_DIR": "model", "TEXT_FILES": str(runs.TEXT)},
 }
+PRETRAIN = {
+  "MODEL_DIR": "model",
+  "MIXTURE_OR_TASK_NAME": "embedded_span_corruption",
+  "TASK_FEATURE_LENGTHS": {"inputs": 512, "targets": 114},
+  "TRAIN_STEPS": 1,
+}
+# Published parameters, and where the paper's Table 9 has them forward FLOPs per sequence.
+SIZES = {
+  f"models/{name}.gin": published
+  for name, published in {
+    "t5_small": ("60.5M", None),
+    "t5_base": ("222.9M", "124.6B"),
+    "t5_large": ("737.7M", "424.9B"),
+    "t5_3b": ("2.85B", None),
+    "t5_11b": ("11.31B", None),
+    "t5_1_1_small": ("77.0M", None),
+    "t5_1_1_base": ("247.6M", "124.6B"),
+    "t5_1_1_large": ("783.2M", None),
+    "t5_1_1_xl": ("2.85B", None),
+    "t5_1_1_xxl": ("11.14B", "6.26T"),
+    "switch_base_8": ("0.619B", "124.6B"),
+    "switch_base_16": ("1.07B", "124.6B"),
+    "switch_base_32": ("1.98B", "124.6B"),
+    "switch_base_64": ("3.79B", "124.6B"),
+    "switch_base_128": ("7.42B", "124.6B"),
+    "switch_base_256": ("14.66B", "124.6B"),
+    "switch_large_128": ("26.3B", "424.9B"),
+    "switch_xxl_128": ("394.7B", "6.26T"),
+    "switch_c_2048": ("1.571T", "869B"),  # the released 30 heads; the paper's 32 give its 890B
+    "switch_demo": ("13.1M", None),
+  }.items()
+}
+UNITS = {"M": 1e6, "B": 1e9, "T": 1e12}
 
 pytestmark = pytest.mark.smoke
 
@@ -31,6 +65,12 @@ pytestmark = pytest.mark.smoke
 def load(*files, **macros):
   bindings = [f"{name} = {value!r}" for name, value in macros.items()]
   return gin_setup.load(files, bindings, [], CONFIGURABLES)
+
+
+def written_as(published, value):
+  """Returns the value with the unit and as many digits as it was published with."""
+  number, unit = published[:-1], published[-1]
+  return f"{value / UNITS[unit]:.{len(number.partition('.')[2])}f}{unit}"
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -66,6 +106,23 @@ def test_the_operative_configuration_reads_back_as_the_same(recipe, tmp_path):
   assert one.learning_rate(500) == other.learning_rate(500)
 
 
-def test_every_part_is_used_by_a_recipe():
+def test_every_part_is_used_by_a_recipe_or_is_a_model_to_choose():
   texts = "".join((FOLDER / name).read_text() for name in (*RECIPES, *PARTS))
-  assert [name for name in PARTS if f"include '{name}'" not in texts] == []
+  assert [n for n in PARTS if f"include '{n}'" not in texts and n not in SIZES] == []
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_has_the_parameters_and_the_flops_that_were_published(name):
+  parameters, flops = SIZES[name]
+  config = load(name, "runs/pretrain.gin", **PRETRAIN).call("train")
+  model = config.checked_model(MeshShape.parse(config.mesh_shape))
+  assert written_as(parameters, parameter_count(model)) == parameters
+  if flops is not None:
+    assert written_as(flops, forward_flops_per_sequence(model, 512, 114)) == flops
+
+
+@pytest.mark.parametrize("name", ["models/t5_1_1_xxl.gin", "models/switch_c_2048.gin"])
+def test_a_size_divides_over_the_meshes_of_pods(name):
+  config = load(name, "runs/pretrain.gin", **PRETRAIN, BATCH_SIZE=4096).call("train")
+  model = config.model.with_lengths(512)
+  model.check_mesh(MeshShape(8, 32 if model.num_experts else 1, 2), 4096, 1)

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from switch_t5.layers.activations import projection_names
 from switch_t5.layers.initializers import truncated_normal
 from switch_t5.sharding.annotate import param
-from switch_t5.types import Array, PRNGKey
+from switch_t5.types import Array, DType, PRNGKey
 
 
 @jax.custom_vjp
@@ -43,21 +44,37 @@ class StackedKernel(nnx.Module):
 
 
 class Experts(nnx.Module):
-  """The kernels wi [E, d, f] and wo [E, f, d] of all experts, float32.
+  """The kernels wi (wi_0 and wi_1 if gated) [E, d, f] and wo [E, f, d] of all experts, float32.
 
   Args:
     num_experts, d_model, d_ff: E, d, f.
+    activations: one for each input projection.
     scale: of the initialisers.
     rngs: stream `params`.
   """
 
-  def __init__(self, num_experts: int, d_model: int, d_ff: int, *, scale: float, rngs: nnx.Rngs):
-    self.wi = StackedKernel(
-      (num_experts, d_model, d_ff), ("expert", "embed", "mlp"), scale=scale, rngs=rngs
-    )
+  def __init__(
+    self,
+    num_experts: int,
+    d_model: int,
+    d_ff: int,
+    *,
+    activations: tuple[str, ...] = ("relu",),
+    scale: float,
+    rngs: nnx.Rngs,
+  ):
+    self.inputs = projection_names(activations)
+    for name in self.inputs:
+      shape, axes = (num_experts, d_model, d_ff), ("expert", "embed", "mlp")
+      setattr(self, name, StackedKernel(shape, axes, scale=scale, rngs=rngs))
     self.wo = StackedKernel(
       (num_experts, d_ff, d_model), ("expert", "mlp", "embed"), scale=scale, rngs=rngs
     )
+
+  def kernels(self, dtype: DType) -> tuple[tuple[Array, ...], Array]:
+    """Returns all input kernels, and wo, in `dtype`."""
+    wi = tuple(getattr(self, name).kernel[...].astype(dtype) for name in self.inputs)
+    return wi, self.wo.kernel[...].astype(dtype)
 
 
 def expert_dropout(

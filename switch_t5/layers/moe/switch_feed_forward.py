@@ -5,7 +5,7 @@ The whole layer is one shard_map, manual over data, expert and model. Each devic
 groups, sends slices of d/m columns through the all-to-all, and its experts work on f/m columns:
 
   x [T, d/m] -gather-> [E, G*C, d/m] -all_to_all(expert)-> [E/e, e*G*C, d/m]
-    -all_gather(model)-> [E/e, e*G*C, d] -wi, relu-> [E/e, e*G*C, f/m] -wo, psum_scatter(model)->
+    -all_gather(model)-> [E/e, e*G*C, d] -wi, activation-> [E/e, e*G*C, f/m] -wo, psum_scatter(model)->
     [E/e, e*G*C, d/m] -all_to_all(expert)-> [E, G*C, d/m] -gather, gate-> y [T, d/m]
 
 (e and m: devices along expert and model; T tokens and G groups of this device.)
@@ -21,6 +21,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
+from switch_t5.layers.activations import activate
 from switch_t5.layers.moe import router_losses
 from switch_t5.layers.moe.capacity import expert_capacity
 from switch_t5.layers.moe.dispatch import combine, dispatch, make_plan
@@ -41,6 +42,7 @@ class SwitchFeedForward(nnx.Module):
 
   Args:
     d_model, d_ff, num_experts: d, f, E.
+    activations: of the experts, one for each input projection.
     sequences_per_group: n: this many consecutive sequences are routed together.
     min_expert_capacity: least C.
     jitter_noise: epsilon of the router's input jitter in training.
@@ -56,6 +58,7 @@ class SwitchFeedForward(nnx.Module):
     d_ff: int,
     num_experts: int,
     *,
+    activations: tuple[str, ...] = ("relu",),
     sequences_per_group: int,
     min_expert_capacity: int,
     jitter_noise: float,
@@ -65,7 +68,10 @@ class SwitchFeedForward(nnx.Module):
     rngs: nnx.Rngs,
   ):
     self.router = Router(d_model, num_experts, scale=scale, rngs=rngs)
-    self.expert = Experts(num_experts, d_model, d_ff, scale=scale, rngs=rngs)
+    self.expert = Experts(
+      num_experts, d_model, d_ff, activations=activations, scale=scale, rngs=rngs
+    )
+    self.activations = activations
     self.num_experts, self.d_ff = num_experts, d_ff
     self.sequences_per_group, self.min_expert_capacity = sequences_per_group, min_expert_capacity
     self.jitter_noise, self.dropout_rate, self.dtype = jitter_noise, dropout_rate, dtype
@@ -116,8 +122,7 @@ class SwitchFeedForward(nnx.Module):
       router_input,
       mask.reshape(-1),
       self.router.kernel,
-      self.expert.wi.kernel[...].astype(self.dtype),
-      self.expert.wo.kernel[...].astype(self.dtype),
+      *self.expert.kernels(self.dtype),
       dropout_key,
     )
 
@@ -155,8 +160,8 @@ class SwitchFeedForward(nnx.Module):
     inputs = checkpoint_name(inputs, "expert_inputs")
     if jax.lax.axis_size(DATA) > 1:
       # The experts' gradients are summed over data by the transpose of these casts.
-      wi, wo = (jax.lax.pcast(kernel, DATA, to="varying") for kernel in (wi, wo))
-    hidden = jax.nn.relu(batched_matmul(inputs, wi))
+      wi, wo = jax.tree.map(partial(jax.lax.pcast, axis_name=DATA, to="varying"), (wi, wo))
+    hidden = activate([batched_matmul(inputs, kernel) for kernel in wi], self.activations)
     if dropout_key is not None:
       hidden = self._dropout(hidden, dropout_key, groups)
     outputs = batched_matmul(hidden, wo)

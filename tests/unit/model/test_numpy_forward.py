@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -30,6 +31,7 @@ CONFIG = ModelConfig(
   init_scale=2.0,
   activation_dtype="float32",
 )
+T5_1_1 = dataclasses.replace(CONFIG, mlp_activations=("gelu", "linear"), logits_via_embedding=False)
 ENCODER_LENGTH, DECODER_LENGTH = 40, 24  # beyond the exact buckets of relative positions
 
 
@@ -77,14 +79,25 @@ def attention(p, x, memory, bias, causal):
   return attended.reshape(len(x), -1) @ p["out"]["kernel"]
 
 
+def gelu(x):
+  """Of T5 1.1: the tanh approximation."""
+  return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def mlp(p, x):
+  if "wi" in p:
+    return np.maximum(x @ p["wi"]["kernel"], 0) @ p["wo"]["kernel"]
+  return (gelu(x @ p["wi_0"]["kernel"]) * (x @ p["wi_1"]["kernel"])) @ p["wo"]["kernel"]
+
+
 def feed_forward(p, x):
   if "router" not in p:
-    return np.maximum(x @ p["wi"]["kernel"], 0) @ p["wo"]["kernel"]
+    return mlp(p, x)
   probs = softmax(x @ p["router"]["router_weights"]["w"]["kernel"])
   y = np.zeros_like(x)
   for t, expert in enumerate(probs.argmax(axis=-1)):
-    hidden = np.maximum(x[t] @ p["expert"]["wi"]["kernel"][expert], 0)
-    y[t] = probs[t, expert] * (hidden @ p["expert"]["wo"]["kernel"][expert])
+    own = jax.tree.map(lambda kernel, expert=expert: kernel[expert], p["expert"])
+    y[t] = probs[t, expert] * mlp(own, x[t])
   return y
 
 
@@ -116,6 +129,8 @@ def numpy_logits(params, encoder_tokens, decoder_tokens):
     x = x + attention(p["encoder_decoder_attention"], y, encoded, 0.0, causal=False)
     x = x + feed_forward(p["mlp"], norm(x, p["pre_mlp_layer_norm"]["scale"]))
   decoded = norm(x, params["decoder"]["decoder_norm"]["scale"])
+  if "logits_dense" in params["decoder"]:
+    return decoded @ params["decoder"]["logits_dense"]["kernel"]
   return decoded @ table.T / math.sqrt(CONFIG.d_model)
 
 
@@ -133,8 +148,9 @@ def random_params(shapes):
 
 
 @pytest.mark.smoke
-def test_logits_are_those_of_an_independent_forward_pass():
-  definition = define_model(CONFIG)
+@pytest.mark.parametrize("config", [CONFIG, T5_1_1], ids=["t5_1_0", "t5_1_1"])
+def test_logits_are_those_of_an_independent_forward_pass(config):
+  definition = define_model(config)
   params = random_params(definition.shapes)
   rng = np.random.default_rng(1)
   encoder_lengths, decoder_lengths = [40, 31], [24, 9]
