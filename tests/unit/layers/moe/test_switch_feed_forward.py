@@ -77,11 +77,21 @@ def naive_switch_layer(x, mask, kernels, capacity, y_bar) -> Naive:
   return Naive(y, report, x_bar, (w_bar, wi_bar, wo_bar))
 
 
-def make_layer(num_experts=4, *, n=2, minimum=1, dropout=0.0, jitter=0.0, dtype=jnp.float32):
+def make_layer(
+  num_experts=4,
+  *,
+  n=2,
+  minimum=1,
+  dropout=0.0,
+  jitter=0.0,
+  dtype=jnp.float32,
+  activations=("relu",),
+):
   return SwitchFeedForward(
     WIDTH,
     HIDDEN,
     num_experts,
+    activations=activations,
     sequences_per_group=n,
     min_expert_capacity=minimum,
     jitter_noise=jitter,
@@ -209,6 +219,30 @@ def test_added_padding_changes_no_real_token():
   for got, want in zip(padded_report, report, strict=True):
     np.testing.assert_allclose(got[:2], want, rtol=1e-6)
     np.testing.assert_array_equal(got[2], np.zeros_like(got[2]))
+
+
+def test_gated_experts_and_their_gradients_are_the_dense_ones_on_any_mesh():
+  layer = make_layer(1, n=1, activations=("gelu", "linear"))
+  wide = make_layer(4, n=1, activations=("gelu", "linear"))
+  x, mask = make_inputs()
+  kernels = (layer.expert.wi_0.kernel[0], layer.expert.wi_1.kernel[0], layer.expert.wo.kernel[0])
+  gated = lambda x, w0, w1, wo: (jax.nn.gelu(x @ w0) * (x @ w1)) @ wo  # noqa: E731
+
+  graph, params = nnx.split(layer)
+  with jax.set_mesh(make_mesh(MeshShape(2, 1, 4))):
+    run = lambda p, x: (nnx.merge(graph, p)(x, mask, capacity_factor=1.0)[0] ** 2).sum()  # noqa: E731
+    value, (bars, x_bar) = jax.jit(jax.value_and_grad(run, argnums=(0, 1)))(params, x)
+  want, (want_x, *want_kernels) = jax.value_and_grad(
+    lambda x, *kernels: (gated(x, *kernels) ** 2).sum(), argnums=(0, 1, 2, 3)
+  )(x, *kernels)  # one expert: the gate is 1
+  assert_close(value, want)
+  assert_close(x_bar, want_x)
+  for name, bar in zip(("wi_0", "wi_1", "wo"), want_kernels, strict=True):
+    assert_close(nnx.to_pure_dict(bars)["expert"][name]["kernel"], bar[None])
+
+  one, _ = apply(wide, x, mask)
+  for mesh in ((1, 4, 2), (2, 2, 2)):
+    assert_close(apply(wide, x, mask, mesh=mesh)[0], one)
 
 
 def test_jitter_and_expert_dropout_do_not_depend_on_the_mesh():
