@@ -11,6 +11,7 @@ from switch_t5.cli.train_config import EvalConfig, TrainConfig
 from switch_t5.losses.objective import LossConfig
 from switch_t5.model.config import ModelConfig
 from switch_t5.optim.adafactor import adafactor
+from switch_t5.optim.adamw import adamw
 from switch_t5.optim.schedules import learning_rate_schedule
 
 CONFIGURABLES: dict[str, Callable[..., Any]] = {
@@ -20,5 +21,6 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
   "DatasetConfig": DatasetConfig,
   "LossConfig": LossConfig,
   "adafactor": adafactor,
+  "adamw": adamw,
   "learning_rate_schedule": learning_rate_schedule,
 }

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from switch_t5.optim.clipping import clip_gradients
 from switch_t5.types import AxisNames, PyTree
 
 BATCH_AXIS_NAMES = ("layers", "expert")
@@ -51,6 +52,7 @@ def adafactor(
   multiply_by_parameter_scale: bool = True,
   epsilon1: float = 1e-30,
   epsilon2: float = 1e-3,
+  global_norm_clip_threshold: float | None = None,
 ) -> optax.GradientTransformation:
   """Makes the optimizer; its updates already carry the learning rate and the sign.
 
@@ -67,6 +69,7 @@ def adafactor(
     multiply_by_parameter_scale: whether the step is relative to the RMS of the parameter.
     epsilon1: added to g^2.
     epsilon2: the least RMS a parameter is taken to have.
+    global_norm_clip_threshold: see `clip_gradients`; beside the clipping of each matrix.
   """
   second_moment = optax.scale_by_factored_rms(
     decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor, epsilon=epsilon1
@@ -103,7 +106,8 @@ def adafactor(
     updates = jax.tree.map(lambda u: -step_size * u, directions)
     return updates, AdafactorState(optax.safe_increment(state.count), *moments)
 
-  return optax.GradientTransformation(init, update)
+  optimizer = optax.GradientTransformation(init, update)
+  return clip_gradients(optimizer, global_norm_clip_threshold)
 
 
 def _over_batch_axes(function, num_axes):
