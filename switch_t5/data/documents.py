@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
+
 TRAIN = "train"
 VALIDATION = "validation"
 SPLITS = (TRAIN, VALIDATION)
 VALIDATION_FRACTION = 0.05
+_SHUFFLE_SEED = 0
 
 
 def document_hash(document: str) -> int:
@@ -38,3 +41,13 @@ def split_documents(documents: Sequence[str]) -> dict[str, list[str]]:
     TRAIN: [d for d, out in zip(documents, held_out, strict=True) if not out],
     VALIDATION: [d for d, out in zip(documents, held_out, strict=True) if out],
   }
+
+
+def split_and_shuffle(documents: Sequence[str]) -> dict[str, list[str]]:
+  """Returns the documents of each split, in an order that is random but always the same."""
+  return {split: _shuffle(texts) for split, texts in split_documents(documents).items()}
+
+
+def _shuffle(documents: Sequence[str]) -> list[str]:
+  keys = np.random.Philox(key=_SHUFFLE_SEED).random_raw(len(documents))
+  return [documents[index] for index in np.argsort(keys, kind="stable")]

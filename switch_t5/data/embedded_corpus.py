@@ -27,6 +27,7 @@ from pathlib import Path
 import tqdm
 
 from switch_t5 import errors
+from switch_t5.data import documents as documents_lib
 
 STANDARD_LIBRARY = "python"
 
@@ -75,8 +76,12 @@ class EmbeddedCorpus:
 
   packages: tuple[str, ...] = tuple(PACKAGES)
 
-  def documents(self) -> list[str]:
-    """Returns all documents, in a fixed order; shows a progress bar on a terminal.
+  def documents(self) -> dict[str, list[str]]:
+    """Returns the documents of each split, as `read` finds them."""
+    return documents_lib.split_and_shuffle(self.read())
+
+  def read(self) -> list[str]:
+    """Returns all documents in the order of the files; shows a progress bar on a terminal.
 
     Raises:
       DataError: none of the packages is installed in the form of source files.

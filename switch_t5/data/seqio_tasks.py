@@ -76,8 +76,7 @@ def _documents(
 ) -> tf.data.Dataset:
   """Returns the documents of a split as `{"text": string}`."""
   del shuffle_files, seed  # there is one file at most; seqio shuffles examples itself
-  texts = documents.split_documents(source.documents())[split]
-  return tf.data.Dataset.from_tensor_slices({"text": texts})
+  return tf.data.Dataset.from_tensor_slices({"text": list(source.documents()[split])})
 
 
 def join_documents(dataset: tf.data.Dataset) -> tf.data.Dataset:

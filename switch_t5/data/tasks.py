@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from switch_t5 import errors
@@ -26,8 +26,12 @@ TASK_NAMES = (EMBEDDED_SPAN_CORRUPTION, TEXT_SPAN_CORRUPTION)
 class Source(Protocol):
   """Where a task's documents come from."""
 
-  def documents(self) -> list[str]:
-    """Returns all documents, in a fixed order."""
+  def documents(self) -> Mapping[str, Iterable[str]]:
+    """Returns the documents of each split, `train` and `validation` at least.
+
+    They come in a fixed order, as good as random: a cache holds them in it. They may be read while
+    they are iterated over, so that a source may be larger than memory.
+    """
 
   def provenance(self) -> dict[str, str]:
     """Returns what the documents follow from: names, and their versions or hashes."""

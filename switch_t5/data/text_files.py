@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 import tqdm
 
 from switch_t5 import errors
+from switch_t5.data import documents as documents_lib
 
 TEXT_KEY = "text"
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n")
@@ -40,14 +41,15 @@ class TextFiles:
 
   paths: tuple[str, ...]
 
-  def documents(self) -> list[str]:
-    """Returns all documents in the order of the files; shows a progress bar on a terminal.
+  def documents(self) -> dict[str, list[str]]:
+    """Reads all files; returns the documents of each split. Shows a progress bar on a terminal.
 
     Raises:
       DataError: a file is empty, malformed, or cannot be read.
     """
     files = tqdm.tqdm(self.paths, desc="text files", unit="file", disable=None)
-    return [document for path in files for document in read_documents(path)]
+    texts = [document for path in files for document in read_documents(path)]
+    return documents_lib.split_and_shuffle(texts)
 
   def provenance(self) -> dict[str, str]:
     """Returns the SHA-256 of each file by its name (by its path where names repeat).

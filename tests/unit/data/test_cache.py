@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from switch_t5 import errors
-from switch_t5.data import cache, documents, tasks, token_stream, vocabulary
+from switch_t5.data import cache, documents, tasks, text_files, token_stream, vocabulary
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def _stream(directory, split="train") -> np.ndarray:
 
 def test_the_stream_holds_each_document_once_without_separators(fixture_task, fixture_cache):
   vocab = fixture_task.vocabulary()
-  texts = documents.split_documents(fixture_task.source.documents())
+  texts = fixture_task.source.documents()
   for split in documents.SPLITS:
     tokens = _stream(fixture_cache, split).tolist()
     ids = [vocab.encode(text) for text in texts[split]]
@@ -42,8 +42,8 @@ def test_the_stream_holds_each_document_once_without_separators(fixture_task, fi
     assert vocab.eos_id not in tokens
 
 
-def test_documents_are_shuffled(fixture_task, fixture_cache):
-  texts = documents.split_documents(fixture_task.source.documents())["train"]
+def test_documents_are_shuffled(fixture_task, fixture_cache, fixture_text):
+  texts = documents.split_documents(list(text_files.read_documents(str(fixture_text))))["train"]
   in_order = [i for ids in fixture_task.vocabulary().encode_batch(texts) for i in ids]
   assert _stream(fixture_cache).tolist() != in_order
 
@@ -53,7 +53,7 @@ def test_any_range_is_read_across_records_and_shards(tmp_path):
   shards = []
   for index, part in enumerate(np.split(tokens, [5000, 5001, 9100])):
     path = tmp_path / f"train-{index:05d}-of-00004.array_record"
-    cache._write_shard(path, part)
+    cache._write_shard(path, cache._records([part], cache.RECORD_LENGTH))
     shards.append(cache.Shard(path.name, len(part), path.stat().st_size, cache._sha256(path)))
   split = cache.Split(documents=1, shards=tuple(shards))
   info = cache.CacheInfo(
@@ -81,8 +81,39 @@ def test_the_number_of_shards_does_not_change_the_stream(fixture_task, fixture_c
     np.testing.assert_array_equal(_stream(tmp_path / "one", split), _stream(fixture_cache, split))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Endless:
+  """A source that makes its documents up while they are read, and looks at what is written."""
+
+  folder: Path
+  written: list[int] = dataclasses.field(default_factory=list)
+
+  def documents(self):
+    return {"train": self._read(), "validation": ["One document."]}
+
+  def provenance(self):
+    return {"made": "up"}
+
+  def _read(self):
+    for number in range(4000):
+      self.written.append(len(list(self.folder.glob(".cache.incomplete*/train-*"))))
+      yield f"This is the document with the number {number}."
+
+
+def test_shards_are_written_while_documents_are_read(tmp_path, fixture_task):
+  source = _Endless(tmp_path)
+  task = dataclasses.replace(fixture_task, source=source)
+  info = cache.write_cache(task, tmp_path / "cache", shard_tokens=cache.RECORD_LENGTH)
+  assert info.splits["train"].documents == 4000
+  assert source.written[-1] >= 10  # of the shards that it then had given rise to
+  ids = fixture_task.vocabulary().encode_batch(list(source.documents()["train"]))
+  assert _stream(tmp_path / "cache").tolist() == [i for document in ids for i in document]
+  *full, last = info.splits["train"].shards
+  assert all(shard.tokens == cache.RECORD_LENGTH for shard in full) and last.tokens > 0
+
+
 def test_writing_again_gives_the_same_bytes(fixture_task, fixture_cache, tmp_path):
-  cache.write_cache(fixture_task, tmp_path / "again", num_shards=3)
+  cache.write_cache(fixture_task, tmp_path / "again", shard_tokens=500)
   for path in fixture_cache.iterdir():
     assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
@@ -170,7 +201,7 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path, fixture_task):
 
 
 def test_a_missing_or_truncated_shard_is_named(damaged):
-  shard = damaged / "validation-00001-of-00003.array_record"
+  shard = damaged / "train-00001-of-00003.array_record"
   content = shard.read_bytes()
   shard.write_bytes(content[:-1])
   with pytest.raises(errors.DataError, match=shard.name):

@@ -53,7 +53,7 @@ def package(tmp_path, monkeypatch):
 
 
 def test_only_plain_prose_is_kept_once_and_in_order(package):
-  assert embedded_corpus.EmbeddedCorpus((package,)).documents() == [
+  assert embedded_corpus.EmbeddedCorpus((package,)).read() == [
     "Prose at the head of a module, which is long enough to be kept as a sentence.\n"
     "The first sentence under a heading is kept, but the heading itself is not.",
     "The description of an argument is prose as well, if it is long enough,"
@@ -65,8 +65,8 @@ def test_only_plain_prose_is_kept_once_and_in_order(package):
 
 def test_it_is_the_same_when_built_again_and_is_prose():
   corpus = embedded_corpus.EmbeddedCorpus(("absl", "seqio"))
-  texts = corpus.documents()
-  assert texts == corpus.documents()
+  texts = corpus.read()
+  assert texts == corpus.read()
   paragraphs = [paragraph for text in texts for paragraph in text.split("\n")]
   assert len(paragraphs) == len(set(paragraphs)) > 200
   assert all(paragraph[0].isupper() and ">>>" not in paragraph for paragraph in paragraphs)
@@ -82,4 +82,4 @@ def test_provenance_names_every_package_and_tells_what_is_absent(monkeypatch):
 def test_an_empty_corpus_is_refused(monkeypatch):
   monkeypatch.setitem(embedded_corpus.PACKAGES, "no_such_package", "no-such-distribution")
   with pytest.raises(errors.DataError, match="no_such_package"):
-    embedded_corpus.EmbeddedCorpus(("no_such_package",)).documents()
+    embedded_corpus.EmbeddedCorpus(("no_such_package",)).read()

@@ -53,7 +53,7 @@ def test_full_windows_give_the_lengths_of_the_numpy_reader(seqio):
 
 def test_spans_put_back_give_the_documents_in_order(seqio, fixture_task):
   vocab = fixture_task.vocabulary()
-  texts = documents.split_documents(fixture_task.source.documents())["train"]
+  texts = fixture_task.source.documents()["train"]
   tokens = [i for ids in vocab.encode_batch(texts) for i in ids]
   restored = []
   for example in _examples(seqio):
