@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from switch_t5.layers.initializers import truncated_normal
-from switch_t5.sharding.annotate import param
+from switch_t5.sharding.annotate import gathered, param
 from switch_t5.types import Array, DType
 
 
@@ -61,7 +61,7 @@ class Dense(nnx.Module):
 
   def __call__(self, x: Array) -> Array:
     """Maps [tokens, in] to [tokens, out]."""
-    return matmul(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+    return matmul(x.astype(self.dtype), gathered(self.kernel, self.dtype))
 
 
 def stable_logits(x: Array, kernel: Array) -> Array:

@@ -9,7 +9,7 @@ from flax import nnx
 
 from switch_t5.layers.dense import stable_logits
 from switch_t5.layers.initializers import truncated_normal
-from switch_t5.sharding.annotate import param
+from switch_t5.sharding.annotate import gathered, param
 from switch_t5.types import Array, DType
 
 
@@ -24,12 +24,12 @@ class Embedding(nnx.Module):
   def __call__(self, token_ids: Array) -> Array:
     """Maps int32 [tokens] to [tokens, d]."""
     # Rows are gathered before the cast: casting the table would touch all of it.
-    return self.embedding[...][token_ids].astype(self.dtype)
+    return gathered(self.embedding, jnp.float32)[token_ids].astype(self.dtype)
 
   def logits(self, x: Array) -> Array:
     """Maps [tokens, d] to float32 [tokens, V], scaled by d^-1/2 as tied T5 does."""
     x = x * jnp.asarray(x.shape[-1] ** -0.5, x.dtype)
-    return stable_logits(x, self.embedding[...].astype(x.dtype).T)
+    return stable_logits(x, gathered(self.embedding, x.dtype).T)
 
 
 class LogitsDense(nnx.Module):
@@ -41,4 +41,4 @@ class LogitsDense(nnx.Module):
 
   def __call__(self, x: Array) -> Array:
     """Maps [tokens, d] to float32 [tokens, V]."""
-    return stable_logits(x, self.kernel[...].astype(x.dtype))
+    return stable_logits(x, gathered(self.kernel, x.dtype))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from switch_t5.sharding.annotate import param
+from switch_t5.sharding.annotate import gathered, param
 from switch_t5.types import Array, DType
 
 EPSILON = 1e-6
@@ -24,5 +24,5 @@ class LayerNorm(nnx.Module):
     """Maps [..., features] to the same shape."""
     x32 = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + EPSILON)
-    scale = jnp.expand_dims(self.scale[...], tuple(range(x.ndim - 1)))
+    scale = jnp.expand_dims(gathered(self.scale, jnp.float32), tuple(range(x.ndim - 1)))
     return (x32 * inverse * scale).astype(self.dtype)

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from switch_t5.sharding.rules import partition_spec
-from switch_t5.types import Array, AxisNames
+from switch_t5.types import Array, AxisNames, DType
 
 
 def param(value: Array, axes: AxisNames) -> nnx.Param:
@@ -22,6 +22,17 @@ def prepend_axis(module: nnx.Module, name: str) -> None:
   for _, node in nnx.iter_graph(module):
     if isinstance(node, nnx.Param):
       node.set_metadata(axes=(name, *node.get_metadata()["axes"]))
+
+
+def gathered(parameter: nnx.Param, dtype: DType) -> Array:
+  """Returns a parameter's value as layers use it: in `dtype`, laid out as activations are.
+
+  A run may store parameters split further than layers use them (`rules.PARAMETER_RULES`). The cast
+  comes first, so that what is gathered is in the activations' type.
+  """
+  value = parameter[...].astype(dtype)
+  axes = parameter.get_metadata()["axes"]
+  return constrain(value, *axes[len(axes) - value.ndim :])  # a scan has taken the axis `layers` off
 
 
 def constrain(x: Array, *axes: str | None) -> Array:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from switch_t5.model.definition import ModelDefinition
 from switch_t5.optim.state_axes import optimizer_state_axes
-from switch_t5.sharding.rules import check_divides, named_sharding
+from switch_t5.sharding.rules import RULES, Rules, check_divides, named_sharding
 from switch_t5.types import PyTree
 
 
@@ -31,9 +31,18 @@ class TrainState(NamedTuple):
 
 
 def abstract_state(
-  definition: ModelDefinition, optimizer: optax.GradientTransformation, mesh: Mesh
+  definition: ModelDefinition,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  rules: Rules = RULES,
 ) -> TrainState:
   """Returns the state as jax.ShapeDtypeStruct with shardings; nothing is allocated.
+
+  Args:
+    definition: of the model.
+    optimizer: of its parameters.
+    mesh: of the devices.
+    rules: one of `PARAMETER_RULES`.
 
   Raises:
     MeshError: if a parameter does not divide over the mesh.
@@ -48,8 +57,9 @@ def abstract_state(
   )
 
   def place(path, leaf, names):
-    check_divides(dict(mesh.shape), jax.tree_util.keystr(path), leaf.shape, names)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=named_sharding(mesh, names))
+    check_divides(dict(mesh.shape), jax.tree_util.keystr(path), leaf.shape, names, rules)
+    sharding = named_sharding(mesh, names, rules)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
   return jax.tree_util.tree_map_with_path(place, shapes, axes)
 

@@ -14,7 +14,6 @@ from switch_t5 import batch as features
 from switch_t5.metrics.train_metrics import MetricSums
 from switch_t5.model.definition import ModelDefinition
 from switch_t5.model.switch_transformer import SwitchTransformer
-from switch_t5.sharding.annotate import constrain
 from switch_t5.training.state import TrainState, shardings
 from switch_t5.types import Array, DeviceBatch, PRNGKey, PyTree
 
@@ -62,7 +61,13 @@ def build_train_step(
   def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, MetricSums]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     grads, sums = accumulate_gradients(
-      definition, objective, state.params, batch, key, num_microbatches
+      definition,
+      objective,
+      state.params,
+      batch,
+      key,
+      num_microbatches=num_microbatches,
+      layout=shardings(abstract.params),
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -79,12 +84,15 @@ def accumulate_gradients(
   params: PyTree,
   batch: DeviceBatch,
   key: PRNGKey,
+  *,
   num_microbatches: int,
+  layout: PyTree,
 ) -> tuple[PyTree, MetricSums]:
   """Returns the full batch's gradients and sums, worked through in microbatches.
 
   Token losses are divided by one count, that of the whole batch, so accumulated microbatches equal
-  the full batch also where their numbers of real tokens differ.
+  the full batch also where their numbers of real tokens differ. The gradients are laid out as
+  `layout` says, a tree of shardings: what is accumulated takes no more room than it must.
   """
   weight_sum = batch[features.DECODER_LOSS_WEIGHTS].sum()
 
@@ -99,8 +107,8 @@ def accumulate_gradients(
       )
 
     grads, sums = jax.grad(loss_and_sums, has_aux=True)(params)
-    # jax.grad of a scalar loss leaves the layout of the gradients to XLA: give them the parameters'.
-    return jax.tree.map(lambda g, axes: constrain(g, *axes), grads, definition.axes), sums
+    # jax.grad of a scalar loss leaves the layout of the gradients to XLA.
+    return jax.lax.with_sharding_constraint(grads, layout), sums
 
   if num_microbatches == 1:
     return microbatch_gradients(0, jax.tree.map(lambda x: x[0], batch))

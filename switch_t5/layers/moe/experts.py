@@ -9,7 +9,7 @@ from flax import nnx
 
 from switch_t5.layers.activations import projection_names
 from switch_t5.layers.initializers import truncated_normal
-from switch_t5.sharding.annotate import param
+from switch_t5.sharding.annotate import gathered, param
 from switch_t5.types import Array, DType, PRNGKey
 
 
@@ -73,8 +73,8 @@ class Experts(nnx.Module):
 
   def kernels(self, dtype: DType) -> tuple[tuple[Array, ...], Array]:
     """Returns all input kernels, and wo, in `dtype`."""
-    wi = tuple(getattr(self, name).kernel[...].astype(dtype) for name in self.inputs)
-    return wi, self.wo.kernel[...].astype(dtype)
+    wi = tuple(gathered(getattr(self, name).kernel, dtype) for name in self.inputs)
+    return wi, gathered(self.wo.kernel, dtype)
 
 
 def expert_dropout(

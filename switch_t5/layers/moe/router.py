@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from switch_t5.layers.dense import Dense
+from switch_t5.sharding.annotate import gathered
 from switch_t5.types import Array, PRNGKey
 
 
@@ -68,4 +69,4 @@ class Router(nnx.Module):
   @property
   def kernel(self) -> Array:
     """W_r, float32 [d, E]."""
-    return self.router_weights.w.kernel[...]
+    return gathered(self.router_weights.w.kernel, jnp.float32)
