@@ -19,31 +19,43 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from switch_t5.data import documents, span_corruption, tasks
+from switch_t5.data import documents, span_corruption, tasks, tfds_source
 
+MC4_MIXTURE = "mc4"
 _DOCUMENTS_JOINED = 128  # T5's
+_MC4_EXPONENT = 0.3  # mT5, section 3.1
 
 
 def register_tasks(
-  text_files: str | Sequence[str] | None = None, vocabulary_path: str | None = None
+  text_files: str | Sequence[str] | None = None,
+  vocabulary_path: str | None = None,
+  tfds_data_dir: str | None = None,
 ) -> None:
-  """Registers `embedded_span_corruption` and, given text files, `text_span_corruption`.
+  """Registers every task of `tasks`; `text_span_corruption` only if there are text files.
 
-  Tasks of these names that were registered before are replaced.
+  Also the mixture `mc4` of all languages, each at mT5's rate: its number of documents to the power
+  0.3. Tasks of these names that were registered before are replaced.
 
   Args:
     text_files: globs of the text of `text_span_corruption`.
     vocabulary_path: a SentencePiece model file; the embedded one if not given.
+    tfds_data_dir: folder of C4 and mC4, as TFDS has prepared them; TFDS's default if not given.
 
   Raises:
     DataError: a glob matches no file, or the vocabulary is missing or is none.
   """
-  path = vocabulary_path
-  register_task(tasks.get_task(tasks.EMBEDDED_SPAN_CORRUPTION, vocabulary_path=path))
-  if text_files:
-    register_task(
-      tasks.get_task(tasks.TEXT_SPAN_CORRUPTION, text_files=text_files, vocabulary_path=path)
-    )
+  for name in tasks.TASK_NAMES:
+    files = text_files if name == tasks.TEXT_SPAN_CORRUPTION else None
+    if files or name != tasks.TEXT_SPAN_CORRUPTION:
+      register_task(
+        tasks.get_task(
+          name, text_files=files, vocabulary_path=vocabulary_path, tfds_data_dir=tfds_data_dir
+        )
+      )
+  if MC4_MIXTURE in seqio.MixtureRegistry.names():
+    seqio.MixtureRegistry.remove(MC4_MIXTURE)
+  rate = functools.partial(seqio.mixing_rate_num_examples, temperature=1 / _MC4_EXPONENT)
+  seqio.MixtureRegistry.add(MC4_MIXTURE, list(tasks.MC4_LANGUAGES), default_rate=rate)
 
 
 def register_task(task: tasks.SpanCorruptionTask) -> None:
@@ -55,9 +67,7 @@ def register_task(task: tasks.SpanCorruptionTask) -> None:
     seqio.TaskRegistry.remove(task.name)
   seqio.TaskRegistry.add(
     task.name,
-    source=seqio.FunctionDataSource(
-      functools.partial(_documents, task.source), splits=documents.SPLITS
-    ),
+    source=_data_source(task.source),
     preprocessors=[
       functools.partial(seqio.preprocessors.rekey, key_map={"inputs": None, "targets": "text"}),
       seqio.preprocessors.tokenize,
@@ -69,6 +79,14 @@ def register_task(task: tasks.SpanCorruptionTask) -> None:
     ],
     output_features={"inputs": feature, "targets": feature},
   )
+
+
+def _data_source(source: tasks.Source) -> seqio.DataSource:
+  if isinstance(source, tfds_source.TfdsSource):
+    return seqio.TfdsDataSource(
+      source.name, source.root(), splits=dict(source.splits), read_only=True
+    )
+  return seqio.FunctionDataSource(functools.partial(_documents, source), splits=documents.SPLITS)
 
 
 def _documents(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import c4_form
 import pytest
 
 from switch_t5.data import cache, tasks
@@ -28,3 +29,13 @@ def fixture_cache(fixture_task, tmp_path_factory) -> Path:
   directory = cache.cache_directory(tmp_path_factory.mktemp("cache"), fixture_task)
   cache.write_cache(fixture_task, directory, shard_tokens=500)
   return directory
+
+
+@pytest.fixture(scope="session")
+def tfds_data_dir(tmp_path_factory) -> Path:
+  """Both versions of C4 and German mC4, small, as TFDS prepares them; not to be written to."""
+  folder = tmp_path_factory.mktemp("tfds")
+  for version in ("2.2.0", "3.1.0"):
+    c4_form.prepare(folder, "en", version, {"train": 60, "validation": 20})
+  c4_form.prepare(folder, "multilingual", "3.0.1", {"de": 60, "de-validation": 20})
+  return folder

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seqio tasks, held against the NumPy reader's invariants. The one test that imports TensorFlow."""
+"""The seqio tasks, held against the NumPy reader's invariants."""
 
 from __future__ import annotations
 
+import c4_form
 import numpy as np
 import pytest
 
@@ -14,28 +15,30 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
 LENGTHS = {"inputs": 128, "targets": 29}
 WINDOW = 141
 TASK = "text_span_corruption"
+C4_TASKS = ("c4_v220_span_corruption", "c4_v310_span_corruption", "mc4.de")
 
 
 @pytest.fixture(scope="module")
-def seqio(fixture_text):
+def seqio(fixture_text, tfds_data_dir):
   import seqio
 
   from switch_t5.data import seqio_tasks
 
   for _ in range(2):  # registering again replaces the tasks
-    seqio_tasks.register_tasks(text_files=str(fixture_text))
+    seqio_tasks.register_tasks(str(fixture_text), tfds_data_dir=str(tfds_data_dir))
   return seqio
 
 
-def _examples(seqio, split="train", lengths=LENGTHS, **arguments):
+def _examples(seqio, split="train", lengths=LENGTHS, task=TASK, **arguments):
   arguments = {"shuffle": False, "seed": 3} | arguments
-  task = seqio.get_mixture_or_task(TASK)
-  dataset = task.get_dataset(sequence_length=lengths, split=split, **arguments)
+  dataset = seqio.get_mixture_or_task(task).get_dataset(
+    sequence_length=lengths, split=split, **arguments
+  )
   return list(dataset.as_numpy_iterator())
 
 
-def test_both_tasks_are_registered_with_t5_features(seqio):
-  for name in (TASK, "embedded_span_corruption"):
+def test_the_tasks_are_registered_with_t5_features(seqio):
+  for name in (TASK, "embedded_span_corruption", *C4_TASKS, "mc4.bg_Latn"):
     task = seqio.get_mixture_or_task(name)
     assert set(task.output_features) == {"inputs", "targets"}
     assert task.output_features["targets"].vocabulary.vocab_size == 8100
@@ -71,6 +74,23 @@ def test_spans_put_back_give_the_documents_in_order(seqio, fixture_task):
       else:
         restored.append(token)
   assert restored == tokens
+
+
+@pytest.mark.parametrize("task", C4_TASKS)
+def test_the_text_of_c4_is_what_is_corrupted(seqio, task):
+  split = "de" if task == "mc4.de" else "train"
+  vocab = seqio.get_mixture_or_task(task).output_features["inputs"].vocabulary
+  examples = _examples(seqio, task=task)
+  tokens = np.concatenate([np.concatenate([e["inputs"], e["targets"]]) for e in examples])
+  expected = np.concatenate([vocab.encode(text) for text in c4_form.documents(split, 60)])
+  np.testing.assert_array_equal(np.sort(tokens[(tokens > 1) & (tokens < 8000)]), np.sort(expected))
+
+
+def test_the_mixture_has_all_languages_at_mt5s_rates(seqio):
+  mixture = seqio.get_mixture_or_task("mc4")
+  assert len(mixture.tasks) == 107
+  (german,) = (task for task in mixture.tasks if task.name == "mc4.de")
+  assert mixture.get_rate(german) == pytest.approx(60**0.3)
 
 
 def test_the_cache_holds_the_same_tokens_in_another_order(seqio, fixture_cache):
