@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import jax
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from switch_t5.sharding.rules import partition_spec
 from switch_t5.types import Array, AxisNames, DType
@@ -31,6 +32,9 @@ def gathered(parameter: nnx.Param, dtype: DType) -> Array:
   comes first, so that what is gathered is in the activations' type.
   """
   value = parameter[...].astype(dtype)
+  if not jax.sharding.get_abstract_mesh().empty:
+    # Leaves open how the cast is laid out: XLA would lay it out as the constraint that follows.
+    value = jax.lax.with_sharding_constraint(value, P(*(P.UNCONSTRAINED,) * value.ndim))
   axes = parameter.get_metadata()["axes"]
   return constrain(value, *axes[len(axes) - value.ndim :])  # a scan has taken the axis `layers` off
 
