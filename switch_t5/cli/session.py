@@ -22,6 +22,7 @@ from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import ModelDefinition, define_model
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 from switch_t5.sharding.placement import batch_sharding, local_rows, place_batch
+from switch_t5.sharding.rules import PARAMETER_RULES
 from switch_t5.training.eval_step import EvalStep, build_eval_step
 from switch_t5.training.objective import cross_entropy_objective
 from switch_t5.training.state import TrainState, abstract_state
@@ -114,6 +115,8 @@ def open_session(config: TrainConfig) -> Session:
     mesh=mesh,
     definition=definition,
     optimizer=optimizer,
-    abstract=abstract_state(definition, optimizer, mesh),
+    abstract=abstract_state(
+      definition, optimizer, mesh, PARAMETER_RULES[config.parameter_sharding]
+    ),
     rows=local_rows(mesh, config.dataset.batch_size, config.num_microbatches),
   )

@@ -17,6 +17,7 @@ from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import ModelDefinition
 from switch_t5.optim.adafactor import adafactor, num_batch_axes
 from switch_t5.sharding.mesh import MeshShape
+from switch_t5.sharding.rules import PARAMETER_RULES
 
 _COUNT = "a whole number, at least"
 # What the run files call these parameters.
@@ -45,6 +46,8 @@ class TrainConfig:
     optimizer: a function such as adafactor.
     loss: a LossConfig.
     mesh_shape: MESH_SHAPE, devices along (data, expert, model).
+    parameter_sharding: "replicated", or "fsdp": parameters, their gradients and the optimizer's state
+      are also split over data, along d_model, and gathered layer by layer where they are used.
     num_microbatches: NUM_MICROBATCHES: parts of a batch whose gradients are accumulated.
     checkpoint_period: CHECKPOINT_PERIOD, in steps.
     checkpoints_kept: the newest checkpoints that are not deleted.
@@ -63,6 +66,7 @@ class TrainConfig:
   optimizer: Callable[..., optax.GradientTransformation] = adafactor
   loss: LossConfig = LossConfig()  # noqa: RUF009 - frozen
   mesh_shape: tuple[int, int, int] = (1, 1, 1)
+  parameter_sharding: str = "replicated"
   num_microbatches: int = 1
   checkpoint_period: int = 1000
   checkpoints_kept: int = 3
@@ -78,6 +82,12 @@ class TrainConfig:
     _check_type("model", self.model, ModelConfig, "@ModelConfig()")
     _check_type("dataset", self.dataset, DatasetConfig, "@DatasetConfig()")
     _check_type("loss", self.loss, LossConfig, "@LossConfig()")
+    _check(
+      self.parameter_sharding in list(PARAMETER_RULES),
+      "parameter_sharding",
+      self.parameter_sharding,
+      f"one of {', '.join(map(repr, PARAMETER_RULES))}",
+    )
     for name in ("learning_rate", "optimizer"):
       _check(
         callable(getattr(self, name)), name, getattr(self, name), "a reference, e.g. @adafactor"
