@@ -32,7 +32,7 @@ from switch_t5.training.hooks import LogHook
 from switch_t5.training.init import init_state
 from switch_t5.training.interruption import Interruption
 from switch_t5.training.loop import train_loop
-from switch_t5.training.objective import cross_entropy_objective
+from switch_t5.training.objective import CrossEntropyObjective
 from switch_t5.training.train_step import build_train_step
 
 STEPS = 20  # of a run: one log window
@@ -53,7 +53,7 @@ class Steps:
   def __init__(self, session: Session, batches: Iterator, writer: MetricsWriter):
     self.session, self.batches, self.writer = session, batches, writer
     self.state = init_state(session.definition, session.optimizer, session.abstract, seed=0)
-    objective = cross_entropy_objective(session.config.loss, session.model.train_capacity_factor)
+    objective = CrossEntropyObjective(session.config.loss, session.model.train_capacity_factor)
     step = build_train_step(
       session.definition,
       session.optimizer,

@@ -24,7 +24,7 @@ from switch_t5.sharding.mesh import MeshShape, make_mesh
 from switch_t5.sharding.placement import batch_sharding, local_rows, place_batch
 from switch_t5.sharding.rules import PARAMETER_RULES
 from switch_t5.training.eval_step import EvalStep, build_eval_step
-from switch_t5.training.objective import cross_entropy_objective
+from switch_t5.training.objective import CrossEntropyObjective
 from switch_t5.training.state import TrainState, abstract_state
 from switch_t5.types import DeviceBatch, HostBatch, PyTree
 
@@ -69,7 +69,8 @@ class Session:
 
   def build_eval_step(self) -> EvalStep:
     """Returns the evaluation step: evaluation's capacity factor, no noise."""
-    objective = cross_entropy_objective(self.config.loss, self.model.eval_capacity_factor)
+    loss = dataclasses.replace(self.config.loss, label_smoothing=0.0)
+    objective = CrossEntropyObjective(loss, self.model.eval_capacity_factor)
     return build_eval_step(self.definition, objective, self.mesh, self.config.num_microbatches)
 
   def validation_batches(self, cache_directory: Path) -> Iterator[DeviceBatch]:

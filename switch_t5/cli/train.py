@@ -28,7 +28,7 @@ from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
 from switch_t5.training.init import init_state
 from switch_t5.training.interruption import Interruption
 from switch_t5.training.loop import Hook, LoopState, train_loop
-from switch_t5.training.objective import cross_entropy_objective
+from switch_t5.training.objective import CrossEntropyObjective
 from switch_t5.training.state import TrainState
 from switch_t5.training.train_step import TrainStep, build_train_step
 from switch_t5.types import DeviceBatch
@@ -153,7 +153,7 @@ class Run:
     """Compiles the train step ahead of the loop, so that its time is not taken for training's."""
     session, started = self.session, time.perf_counter()
     self.say("Compiling the train step ...")
-    objective = cross_entropy_objective(self.config.loss, session.model.train_capacity_factor)
+    objective = CrossEntropyObjective(self.config.loss, session.model.train_capacity_factor)
     train_step = build_train_step(
       session.definition,
       session.optimizer,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from switch_t5.errors import ConfigError, suggest
 from switch_t5.losses.cross_entropy import cross_entropy_with_z_loss, target_logits
+from switch_t5.losses.normalization import NORMALIZERS, NUM_REAL_TARGET_TOKENS
 from switch_t5.types import Array
 
 LOAD_BALANCE_REDUCTIONS = ("sum", "mean")
@@ -25,12 +26,18 @@ class LossConfig:
     router_z_loss_factor: of the router's z-loss (ST-MoE eq. 5; 1e-3 there).
     load_balance_reduction: over sparse layers, of both losses of the router: "sum" as the paper
       says, "mean" as T5X does.
+    label_smoothing: of training's cross-entropy; evaluation has none.
+    loss_normalizing_factor: what the sum of token losses is divided by. "NUM_REAL_TARGET_TOKENS" (sum
+      of the weights), "NUM_TOTAL_TARGET_TOKENS" (padding too), "AVERAGE_PER_SEQUENCE" (every
+      sequence counts the same), a number, or None for 1. The router's losses are not divided.
   """
 
   z_loss: float = 1e-4
   load_balance_factor: float = 1e-2
   router_z_loss_factor: float = 0.0
   load_balance_reduction: str = "sum"
+  label_smoothing: float = 0.0
+  loss_normalizing_factor: str | float | None = NUM_REAL_TARGET_TOKENS
 
   def __post_init__(self):
     for name in ("z_loss", "load_balance_factor", "router_z_loss_factor"):
@@ -49,13 +56,32 @@ class LossConfig:
         rule=f"one of {', '.join(LOAD_BALANCE_REDUCTIONS)}",
         remedy=suggest(str(self.load_balance_reduction), LOAD_BALANCE_REDUCTIONS),
       )
+    if not 0.0 <= self.label_smoothing < 1.0:
+      raise ConfigError(
+        "label_smoothing is not valid.",
+        value=self.label_smoothing,
+        rule="a probability, at least 0, less than 1",
+      )
+    if not _is_normalizer(self.loss_normalizing_factor):
+      raise ConfigError(
+        "loss_normalizing_factor is not valid.",
+        value=repr(self.loss_normalizing_factor),
+        rule=f"one of {', '.join(NORMALIZERS)}, a number greater than 0, or None",
+        remedy=suggest(str(self.loss_normalizing_factor), NORMALIZERS),
+      )
+
+
+def _is_normalizer(factor: str | float | None) -> bool:
+  if factor is None or isinstance(factor, str):
+    return factor is None or factor in NORMALIZERS
+  return 0.0 < factor < float("inf")
 
 
 class LossSums(NamedTuple):
   """What the loss is made of; float32 [] each. Those of microbatches add up to the batch's.
 
   Attributes:
-    cross_entropy: sum of weight * nll over tokens.
+    cross_entropy: sum of weight * cross-entropy over tokens.
     z_loss: sum of weight * z over tokens, the factor included.
     correct: sum of the weights of tokens whose target has the greatest logit (or shares it).
     weight: sum of weights.
@@ -77,7 +103,8 @@ def total_loss(
   logits: Array,
   targets: Array,
   weights: Array,
-  global_weight_sum: Array,
+  loss_weights: Array,
+  normalizer: Array,
   load_balance_losses: Array,
   router_z_losses: Array,
   microbatch_fraction: float,
@@ -93,17 +120,20 @@ def total_loss(
     logits: float32 [tokens, V].
     targets: int32 [tokens].
     weights: float32 [tokens], 0 on padding.
-    global_weight_sum: float32 [], sum of the weights of all microbatches of the step.
+    loss_weights: float32 [tokens], with which the token losses enter the loss (`token_loss_weights`).
+    normalizer: float32 [], of the whole step (`loss_normalizer`).
     load_balance_losses: float32 [sparse layers], means over groups, without factor; may be empty.
     router_z_losses: float32 [sparse layers], likewise.
     microbatch_fraction: 1 / number of microbatches.
   """
-  nll, z = cross_entropy_with_z_loss(logits, targets, config.z_loss)
+  cross_entropy, z = cross_entropy_with_z_loss(
+    logits, targets, config.z_loss, config.label_smoothing
+  )
   # The loss has both sides already; an argmax would read the logits once more, and slowly on CPU.
   is_correct = target_logits(logits, targets) >= logits.max(axis=-1)
   over_layers = jnp.sum if config.load_balance_reduction == "sum" else _mean_or_zero
   sums = LossSums(
-    cross_entropy=(weights * nll).sum(),
+    cross_entropy=(weights * cross_entropy).sum(),
     z_loss=(weights * z).sum(),
     correct=jnp.where(is_correct, weights, 0.0).sum(),
     weight=weights.sum(),
@@ -112,7 +142,7 @@ def total_loss(
     ),
     router_z_loss=config.router_z_loss_factor * microbatch_fraction * over_layers(router_z_losses),
   )
-  loss = (sums.cross_entropy + sums.z_loss) / global_weight_sum
+  loss = (loss_weights * (cross_entropy + z)).sum() / normalizer
   return loss + sums.load_balance_loss + sums.router_z_loss, sums
 
 

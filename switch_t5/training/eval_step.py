@@ -6,10 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from switch_t5 import batch as features
 from switch_t5.metrics.train_metrics import MetricSums
 from switch_t5.model.definition import ModelDefinition
 from switch_t5.training.train_step import Objective
@@ -25,15 +23,14 @@ def build_eval_step(
 
   def eval_step(params: PyTree, batch: DeviceBatch) -> MetricSums:
     model = definition.build(params)
-    # A batch of padding alone (the tail of a split) must not divide by zero.
-    weight_sum = jnp.maximum(batch[features.DECODER_LOSS_WEIGHTS].sum(), 1.0)
+    normalizer = objective.normalizer(batch)
 
     def microbatch_sums(microbatch: DeviceBatch) -> MetricSums:
       _, sums = objective(
         model,
         microbatch,
         key=None,
-        weight_sum=weight_sum,
+        normalizer=normalizer,
         microbatch_fraction=1.0 / num_microbatches,
       )
       return sums

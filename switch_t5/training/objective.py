@@ -3,48 +3,71 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 
 from switch_t5 import batch as features
+from switch_t5.losses.normalization import loss_normalizer, token_loss_weights
 from switch_t5.losses.objective import LossConfig, total_loss
 from switch_t5.metrics.train_metrics import MetricSums
 from switch_t5.model.switch_transformer import SwitchTransformer
-from switch_t5.training.train_step import Objective
 from switch_t5.types import Array, DeviceBatch, PRNGKey
 
 
-def cross_entropy_objective(loss: LossConfig, capacity_factor: float) -> Objective:
-  """Makes the objective; `capacity_factor` is that of training or of evaluation."""
+@dataclasses.dataclass(frozen=True)
+class CrossEntropyObjective:
+  """An `Objective` of the train step.
 
-  def objective(
+  Attributes:
+    loss: factors.
+    capacity_factor: that of training or of evaluation.
+  """
+
+  loss: LossConfig
+  capacity_factor: float
+
+  def normalizer(self, batch: DeviceBatch) -> Array:
+    """See `Objective`."""
+    return loss_normalizer(
+      self.loss.loss_normalizing_factor,
+      batch[features.DECODER_LOSS_WEIGHTS],
+      batch[features.DECODER_SEGMENT_IDS],
+    )
+
+  def __call__(
+    self,
     model: SwitchTransformer,
     microbatch: DeviceBatch,
     *,
     key: PRNGKey | None,
-    weight_sum: Array,
+    normalizer: Array,
     microbatch_fraction: float,
   ) -> tuple[Array, MetricSums]:
-    output = model(microbatch, capacity_factor=capacity_factor, key=key)
+    """See `Objective`."""
+    output = model(microbatch, capacity_factor=self.capacity_factor, key=key)
+    weights = microbatch[features.DECODER_LOSS_WEIGHTS]
+    segment_ids = microbatch[features.DECODER_SEGMENT_IDS]
+    in_loss = token_loss_weights(self.loss.loss_normalizing_factor, weights, segment_ids)
     total, sums = total_loss(
-      loss,
+      self.loss,
       logits=output.logits,
       targets=microbatch[features.DECODER_TARGET_TOKENS].reshape(-1),
-      weights=microbatch[features.DECODER_LOSS_WEIGHTS].reshape(-1),
-      global_weight_sum=weight_sum,
+      weights=weights.reshape(-1),
+      loss_weights=in_loss.reshape(-1),
+      normalizer=normalizer,
       load_balance_losses=output.router.load_balance_loss,
       router_z_losses=output.router.router_z_loss,
       microbatch_fraction=microbatch_fraction,
     )
-    segment_ids = (
-      microbatch[features.ENCODER_SEGMENT_IDS],
-      microbatch[features.DECODER_SEGMENT_IDS],
-    )
+    real_tokens = [
+      (ids > 0).sum(dtype=jnp.float32)
+      for ids in (microbatch[features.ENCODER_SEGMENT_IDS], segment_ids)
+    ]
     return total, MetricSums(
       loss=total,
       **sums._asdict(),
       expert_load=output.router.expert_load,
       num_dropped=output.router.num_dropped,
-      num_tokens=jnp.stack([(ids > 0).sum(dtype=jnp.float32) for ids in segment_ids]).sum(),
+      num_tokens=jnp.stack(real_tokens).sum(),
     )
-
-  return objective

@@ -23,13 +23,16 @@ TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, MetricSums]]
 class Objective(Protocol):
   """What a step minimises. Sums over microbatches of a step give the full batch's loss."""
 
+  def normalizer(self, batch: DeviceBatch) -> Array:
+    """Returns what the token losses of the whole batch [microbatches, rows, length] are divided by."""
+
   def __call__(
     self,
     model: SwitchTransformer,
     microbatch: DeviceBatch,
     *,
     key: PRNGKey | None,
-    weight_sum: Array,
+    normalizer: Array,
     microbatch_fraction: float,
   ) -> tuple[Array, MetricSums]:
     """Returns this microbatch's part of the loss, and its sums.
@@ -38,7 +41,7 @@ class Objective(Protocol):
       model: the model.
       microbatch: features [rows, length].
       key: for dropout and jitter.
-      weight_sum: float32 [], of all microbatches of the step.
+      normalizer: float32 [], of all microbatches of the step.
       microbatch_fraction: 1 / num_microbatches.
     """
 
@@ -94,7 +97,7 @@ def accumulate_gradients(
   the full batch also where their numbers of real tokens differ. The gradients are laid out as
   `layout` says, a tree of shardings: what is accumulated takes no more room than it must.
   """
-  weight_sum = batch[features.DECODER_LOSS_WEIGHTS].sum()
+  normalizer = objective.normalizer(batch)
 
   def microbatch_gradients(index: Array | int, microbatch: DeviceBatch):
     def loss_and_sums(params: PyTree):
@@ -102,7 +105,7 @@ def accumulate_gradients(
         definition.build(params),
         microbatch,
         key=jax.random.fold_in(key, index),
-        weight_sum=weight_sum,
+        normalizer=normalizer,
         microbatch_fraction=1.0 / num_microbatches,
       )
 

@@ -20,7 +20,8 @@ from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import ModelDefinition, define_model
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 from switch_t5.sharding.placement import local_rows, place_batch
-from switch_t5.training.objective import cross_entropy_objective
+from switch_t5.sharding.rules import PARAMETER_RULES
+from switch_t5.training.objective import CrossEntropyObjective
 from switch_t5.training.state import TrainState, abstract_state, shardings
 from switch_t5.training.train_step import build_train_step
 from switch_t5.types import HostBatch, PyTree
@@ -55,11 +56,13 @@ class Run(NamedTuple):
     sums: of each step, on the host.
     gradients: of the first step, by path.
     program: the compiled step's HLO.
+    state_bytes: of parameters and optimizer state on one device.
   """
 
   sums: list[MetricSums]
   gradients: dict[str, np.ndarray]
   program: str
+  state_bytes: int
 
 
 def make_batch(lengths: tuple[int, int]) -> HostBatch:
@@ -110,24 +113,31 @@ def train() -> Callable[..., Run]:
 
   @functools.cache
   def train(
-    mesh_shape=(1, 1, 1), *, num_microbatches=1, lengths=(ENCODER_LENGTH, DECODER_LENGTH), **changes
+    mesh_shape=(1, 1, 1),
+    *,
+    num_microbatches=1,
+    lengths=(ENCODER_LENGTH, DECODER_LENGTH),
+    parameter_sharding="replicated",
+    **changes,
   ) -> Run:
     config = dataclasses.replace(CONFIG, **changes)
     definition = define_model(config)
     mesh = make_mesh(MeshShape(*mesh_shape))
     config.check_mesh(MeshShape(*mesh_shape), BATCH_SIZE, num_microbatches)
     with jax.set_mesh(mesh):
-      abstract = abstract_state(definition, optimizer, mesh)
+      rules = PARAMETER_RULES[parameter_sharding]
+      abstract = abstract_state(definition, optimizer, mesh, rules)
       params = random_params(definition)
       state = TrainState(np.int32(0), params, optimizer.init(params))
       state = jax.device_put(state, shardings(abstract))
       rows = local_rows(mesh, BATCH_SIZE, num_microbatches)
       batch = place_batch(make_batch(lengths), mesh, rows, BATCH_SIZE, num_microbatches)
-      objective = cross_entropy_objective(LOSS, config.train_capacity_factor)
+      objective = CrossEntropyObjective(LOSS, config.train_capacity_factor)
       step = build_train_step(
         definition, optimizer, objective, abstract, num_microbatches=num_microbatches, seed=0
       )
       compiled = step.lower(state, batch).compile({"xla_backend_optimization_level": 0})
+      state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
       sums, gradients = [], None
       for _ in range(NUM_STEPS):
         state, step_sums = compiled(state, batch)
@@ -135,7 +145,7 @@ def train() -> Callable[..., Run]:
         gradients = jax.device_get(state.opt_state[0].trace) if gradients is None else gradients
     leaves = jax.tree_util.tree_leaves_with_path(gradients)
     by_path = {"/".join(key.key for key in path): leaf for path, leaf in leaves}
-    return Run(sums, by_path, compiled.as_text())
+    return Run(sums, by_path, compiled.as_text(), state_bytes)
 
   return train
 

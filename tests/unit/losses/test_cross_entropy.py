@@ -54,6 +54,25 @@ def test_gradient_for_separate_cotangents(zero):
   )
 
 
+@pytest.mark.parametrize("smoothing", [0.1, 0.6])
+def test_label_smoothing_is_the_cross_entropy_with_smoothed_targets_less_their_entropy(smoothing):
+  logits, targets = inputs()
+
+  def smoothed(logits):
+    probs = jnp.full((TOKENS, VOCAB), smoothing / (VOCAB - 1))
+    probs = probs.at[jnp.arange(TOKENS), targets].set(1.0 - smoothing)
+    loss = (probs * (jnp.log(probs) - jax.nn.log_softmax(logits))).sum(axis=-1)
+    return loss, naive(logits, targets, Z_LOSS)[1]
+
+  total = lambda losses: sum(map(jnp.sum, losses))  # noqa: E731
+  ours = lambda x: cross_entropy_with_z_loss(x, targets, Z_LOSS, smoothing)  # noqa: E731
+  for got, want in zip(ours(logits), smoothed(logits), strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+  got = jax.grad(lambda x: total(ours(x)))(logits)
+  want = jax.grad(lambda x: total(smoothed(x)))(logits)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
 def test_large_logits_do_not_overflow():
   logits, targets = inputs(scale=1e4)
   nll, z = cross_entropy_with_z_loss(logits, targets, 1e-4)

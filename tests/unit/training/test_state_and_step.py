@@ -21,7 +21,7 @@ from switch_t5.optim.adafactor import adafactor, num_batch_axes
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 from switch_t5.training.eval_step import build_eval_step
 from switch_t5.training.init import init_state
-from switch_t5.training.objective import cross_entropy_objective
+from switch_t5.training.objective import CrossEntropyObjective
 from switch_t5.training.state import TrainState, abstract_state, shardings
 from switch_t5.training.train_step import build_train_step
 from switch_t5.types import DeviceBatch, PyTree
@@ -121,7 +121,7 @@ def trainer():
   }
   with jax.set_mesh(mesh):
     abstract = abstract_state(DEFINITION, optimizer, mesh)
-    objective = cross_entropy_objective(LossConfig(), CONFIG.train_capacity_factor)
+    objective = CrossEntropyObjective(LossConfig(), CONFIG.train_capacity_factor)
     step = build_train_step(DEFINITION, optimizer, objective, abstract, num_microbatches=1, seed=7)
     compiled = step.lower(abstract, batch).compile({"xla_backend_optimization_level": 0})
     place = lambda state: jax.device_put(state, shardings(abstract))  # noqa: E731
@@ -164,7 +164,7 @@ def test_each_step_has_its_own_noise(trainer, born):
 def evaluate(born):
   """Evaluates the state's parameters on a batch, in as many microbatches as it has."""
   mesh = make_mesh(MeshShape())
-  objective = cross_entropy_objective(LossConfig(), capacity_factor=4.0)
+  objective = CrossEntropyObjective(LossConfig(), capacity_factor=4.0)
   steps = {n: build_eval_step(DEFINITION, objective, mesh, n) for n in (1, 2)}
 
   def evaluate(batch):
