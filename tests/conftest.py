@@ -29,6 +29,8 @@ def _set_environment() -> None:
   flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICE_FLAG)]
   flags += [f"{_DEVICE_FLAG}={EMULATED_DEVICES}", _QUICK_COMPILATION]
   os.environ["XLA_FLAGS"] = " ".join(flags)
+  # XLA's pool of threads: see `switch_t5.cli.platform`.
+  os.environ["NPROC"] = str(8 * EMULATED_DEVICES)
   os.environ["JAX_PLATFORMS"] = "cpu"
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache_directory()
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

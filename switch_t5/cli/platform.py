@@ -17,6 +17,10 @@ _DEVICE_NODES = (
 )
 _INSTALL = {"gpu": 'pip install "jax[cuda12]"', "tpu": 'pip install "jax[tpu]"'}
 _DEVICE_FLAG = "--xla_force_host_platform_device_count"
+# XLA runs the programs of all emulated devices in one pool of threads, by default one for each device.
+# A collective waits in its thread; a device with two that wait leaves another device none, and the
+# program stands still. XLA takes the size of the pool from the variable NPROC.
+_THREADS_PER_DEVICE = 8
 
 
 def select(platform: str | None, emulate_devices: int | None) -> None:
@@ -40,6 +44,7 @@ def select(platform: str | None, emulate_devices: int | None) -> None:
     platform = "cpu"
     kept = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICE_FLAG)]
     os.environ["XLA_FLAGS"] = " ".join([*kept, f"{_DEVICE_FLAG}={emulate_devices}"])
+    os.environ.setdefault("NPROC", str(_THREADS_PER_DEVICE * emulate_devices))
   if platform is not None:
     import jax
 
