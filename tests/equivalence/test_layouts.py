@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 LAYOUTS = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2), (1, 1, 4)]
+FSDP_LAYOUTS = [(8, 1, 1), (2, 2, 2), (4, 2, 1)]
 
 
 def test_the_model_under_test_drops_tokens_and_trains(train):
@@ -24,6 +25,22 @@ def test_losses_and_gradients_are_those_of_one_device(train, assert_same_step, l
 def test_the_first_steps_go_the_same_way(train, layout):
   losses = [[sums.loss for sums in run.sums] for run in (train(layout), train())]
   np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", FSDP_LAYOUTS)
+def test_parameters_split_over_data_train_as_on_one_device(train, assert_same_step, layout):
+  """And take less room: a device holds 1/data of every kernel, norm and table."""
+  replicated, split = train(layout), train(layout, parameter_sharding="fsdp")
+  assert_same_step(split, train())
+  losses = [[sums.loss for sums in run.sums] for run in (split, train())]
+  np.testing.assert_allclose(*losses, rtol=1e-5)
+  # What has no axis `embed`: the step, and both stacks' position biases with the optimizer's copies.
+  kept = 4 + 4 * 2 * 2 * (4 * 32 // layout[2])
+  assert split.state_bytes - kept == (replicated.state_bytes - kept) // layout[0]
+
+
+def test_accumulated_gradients_of_split_parameters_are_those_of_the_batch(train, assert_same_step):
+  assert_same_step(train((2, 2, 1), num_microbatches=2, parameter_sharding="fsdp"), train())
 
 
 def test_dropout_and_jitter_do_not_depend_on_the_mesh(train, assert_same_step):
