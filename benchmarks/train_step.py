@@ -69,8 +69,8 @@ class Steps:
     """Returns seconds per step without anything around it."""
     started = time.perf_counter()
     for _ in range(STEPS):
-      self.state, sums = self.step(self.state, self.batch)
-      jax.block_until_ready(sums)
+      self.state, metrics = self.step(self.state, self.batch)
+      jax.block_until_ready(metrics)
     return (time.perf_counter() - started) / STEPS
 
   def loop(self) -> float:

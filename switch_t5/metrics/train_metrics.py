@@ -48,6 +48,18 @@ class MetricSums(NamedTuple):
     return jax.tree.map(lambda x, y: x + y, self, other)
 
 
+class StepMetrics(NamedTuple):
+  """What a training step reports.
+
+  Attributes:
+    sums: over the step.
+    gradient_norms: L2, float32, of each layer and of what is in none, by name.
+  """
+
+  sums: MetricSums
+  gradient_norms: dict[str, Array]
+
+
 def window_means(steps: Sequence[MetricSums]) -> dict[str, float]:
   """Returns the means over a window of steps (or of evaluation batches), by name without prefix.
 
@@ -93,19 +105,24 @@ def expert_load_max(expert_load: np.ndarray) -> float:
 
 
 def train_metrics(
-  steps: Sequence[MetricSums], *, seconds: float, learning_rate: float
+  steps: Sequence[StepMetrics], *, seconds: float, learning_rate: float
 ) -> dict[str, float]:
   """Returns what is logged for a window of training steps, by public name (`train/...`).
 
   Args:
-    steps: the window's, at least one.
+    steps: the window's, at least one, on the host.
     seconds: the window's wall time.
     learning_rate: that of the window's last step.
   """
-  steps = jax.device_get(list(steps))  # one transfer for the window
-  num_tokens = sum(float(step.num_tokens) for step in steps)
-  metrics = window_means(steps) | {
+  sums = [step.sums for step in steps]
+  num_tokens = sum(float(step.num_tokens) for step in sums)
+  metrics = window_means(sums) | {
+    "gradient_norm": float(np.mean([_total_norm(step.gradient_norms) for step in steps])),
     "learning_rate": float(learning_rate),
     "tokens_per_second": num_tokens / seconds,
   }
   return {f"train/{name}": value for name, value in metrics.items()}
+
+
+def _total_norm(norms: dict[str, Array]) -> float:
+  return float(np.sqrt(sum(np.square(_as_float64(norm)).sum() for norm in norms.values())))

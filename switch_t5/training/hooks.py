@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from switch_t5.errors import DivergedError
-from switch_t5.metrics.train_metrics import train_metrics
+from switch_t5.metrics.train_metrics import StepMetrics, train_metrics
 from switch_t5.training.loop import LoopState
+from switch_t5.training.norms import describe_norms, layer_norms
 from switch_t5.training.state import TrainState
 from switch_t5.types import Array
 
@@ -38,15 +39,16 @@ class LogHook:
     """Writes one line of metrics and empties the window."""
     if not loop.window:
       return
+    window = jax.device_get(loop.window)  # one transfer
     metrics = train_metrics(
-      loop.window,
+      window,
       seconds=loop.window_seconds,
       learning_rate=float(self.learning_rate(loop.step - 1)),
     )
     loop.window.clear()
     loop.window_seconds = 0.0
     self.write(loop.step, metrics)
-    check_finite(loop.step, metrics["train/loss"])
+    check_finite(loop, window)
 
 
 @dataclasses.dataclass
@@ -85,10 +87,24 @@ class EvalHook:
     self.evaluate(loop)
 
 
-def check_finite(step: int, loss: float) -> None:
-  """Raises DivergedError if the loss is NaN or infinite."""
-  if not math.isfinite(loss):
-    raise _diverged("The loss is not finite.", f"train/loss {loss} at step {step}")
+def check_finite(loop: LoopState, window: Sequence[StepMetrics]) -> None:
+  """Raises DivergedError, with the norms of each layer, if a step's loss is NaN or infinite.
+
+  Args:
+    loop: after the window's last step.
+    window: its steps, on the host.
+  """
+  for step, metrics in enumerate(window, start=loop.step - len(window) + 1):
+    loss = float(metrics.sums.loss)
+    if not math.isfinite(loss):
+      norms = jax.device_get(jax.jit(layer_norms)(loop.state.params))
+      raise _diverged(
+        "The loss is not finite.",
+        f"train/loss {loss} first at step {step}\n"
+        f"  norms of the gradients at step {step}, layer by layer:\n"
+        f"{describe_norms(metrics.gradient_norms)}\n"
+        f"  norms of the parameters after step {loop.step}:\n{describe_norms(norms)}",
+      )
 
 
 @jax.jit

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import jax
 
-from switch_t5.metrics.train_metrics import MetricSums
+from switch_t5.metrics.train_metrics import StepMetrics
 from switch_t5.training.interruption import Interruption
 from switch_t5.training.state import TrainState
 from switch_t5.training.train_step import TrainStep
@@ -24,13 +24,13 @@ class LoopState:
   Attributes:
     step: steps done.
     state: the state after them.
-    window: sums of the steps since the last log line, still on the device.
+    window: metrics of the steps since the last log line, still on the device.
     window_seconds: spent in those steps, hooks and compilation left out.
   """
 
   step: int
   state: TrainState
-  window: list[MetricSums] = dataclasses.field(default_factory=list)
+  window: list[StepMetrics] = dataclasses.field(default_factory=list)
   window_seconds: float = 0.0
 
 
@@ -77,13 +77,13 @@ def train_loop(
       # One step in flight: enough to hide the host's work, and emulated devices that share a CPU
       # cannot starve each other in the collectives of two programs.
       jax.block_until_ready(loop.window[-1])
-    loop.state, sums = train_step(loop.state, batch)
-    loop.window.append(sums)
+    loop.state, metrics = train_step(loop.state, batch)
+    loop.window.append(metrics)
     loop.step += 1
     on_step(loop.step)
     due = [hook for hook in hooks if loop.step % hook.period == 0 or loop.step == total_steps]
     if due:
-      jax.block_until_ready(sums)
+      jax.block_until_ready(metrics)
       loop.window_seconds += time.perf_counter() - started
       for hook in due:
         hook(loop)

@@ -57,7 +57,8 @@ def abstract_state(
   )
 
   def place(path, leaf, names):
-    check_divides(dict(mesh.shape), jax.tree_util.keystr(path), leaf.shape, names, rules)
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    check_divides(dict(mesh.shape), name, leaf.shape, names, rules)
     sharding = named_sharding(mesh, names, rules)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from switch_t5 import batch as features
-from switch_t5.metrics.train_metrics import MetricSums
+from switch_t5.metrics.train_metrics import MetricSums, StepMetrics
 from switch_t5.model.definition import ModelDefinition
 from switch_t5.model.switch_transformer import SwitchTransformer
+from switch_t5.training.norms import layer_norms
 from switch_t5.training.state import TrainState, shardings
 from switch_t5.types import Array, DeviceBatch, PRNGKey, PyTree
 
-TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, MetricSums]]
+TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, StepMetrics]]
 
 
 class Objective(Protocol):
@@ -55,13 +55,13 @@ def build_train_step(
   num_microbatches: int,
   seed: int,
 ) -> jax.stages.Wrapped:
-  """Compiles lazily: (state, batch [num_microbatches, rows, length]) -> (next state, sums).
+  """Compiles lazily: (state, batch [num_microbatches, rows, length]) -> (next state, metrics).
 
   The state's buffers are donated. All randomness is folded from (seed, step), so a resumed run
   draws what an undisturbed one would have.
   """
 
-  def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, MetricSums]:
+  def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, StepMetrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     grads, sums = accumulate_gradients(
       definition,
@@ -74,7 +74,8 @@ def build_train_step(
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, opt_state), sums
+    metrics = StepMetrics(sums, layer_norms(grads))
+    return TrainState(state.step + 1, params, opt_state), metrics
 
   replicated = abstract.step.sharding
   out_shardings = (shardings(abstract), replicated)

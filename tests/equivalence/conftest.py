@@ -140,8 +140,8 @@ def train() -> Callable[..., Run]:
       state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
       sums, gradients = [], None
       for _ in range(NUM_STEPS):
-        state, step_sums = compiled(state, batch)
-        sums.append(jax.device_get(step_sums))
+        state, metrics = compiled(state, batch)
+        sums.append(jax.device_get(metrics).sums)
         gradients = jax.device_get(state.opt_state[0].trace) if gradients is None else gradients
     leaves = jax.tree_util.tree_leaves_with_path(gradients)
     by_path = {"/".join(key.key for key in path): leaf for path, leaf in leaves}

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from switch_t5.metrics.train_metrics import MetricSums, expert_load_max, train_metrics, window_means
+from switch_t5.metrics.train_metrics import (
+  MetricSums,
+  StepMetrics,
+  expert_load_max,
+  train_metrics,
+  window_means,
+)
 
 PUBLIC_NAMES = {
   "train/loss",
@@ -19,6 +25,7 @@ PUBLIC_NAMES = {
   "train/router_z_loss",
   "train/fraction_dropped",
   "train/expert_load_max",
+  "train/gradient_norm",
   "train/learning_rate",
   "train/tokens_per_second",
 }
@@ -42,8 +49,13 @@ def sums(load=((6, 2), (4, 4)), dropped=(1, 0), **changes):
   )
 
 
+def step(sums):
+  """With gradient norms whose squares add up to 13 squared."""
+  return StepMetrics(sums, {"encoder": np.float32([3.0, 4.0]), "embedding": np.float32(12.0)})
+
+
 def test_public_names_and_values_of_one_step():
-  metrics = train_metrics([sums()], seconds=2.0, learning_rate=0.01)
+  metrics = train_metrics([step(sums())], seconds=2.0, learning_rate=0.01)
   assert set(metrics) == PUBLIC_NAMES
   assert all(type(value) is float for value in metrics.values())
   expected = {
@@ -55,6 +67,7 @@ def test_public_names_and_values_of_one_step():
     "train/router_z_loss": 0.001,
     "train/fraction_dropped": 1 / 16,
     "train/expert_load_max": (6 * 2 / 8 + 4 * 2 / 8) / 2,
+    "train/gradient_norm": 13.0,
     "train/learning_rate": 0.01,
     "train/tokens_per_second": 50.0,
   }
@@ -63,7 +76,7 @@ def test_public_names_and_values_of_one_step():
 
 def test_tokens_weigh_alike_and_steps_weigh_alike():
   window = [sums(), sums(cross_entropy=90.0, weight=30.0, loss=3.0, load=((8, 0), (4, 4)))]
-  metrics = train_metrics(window, seconds=2.0, learning_rate=0.01)
+  metrics = train_metrics([step(one) for one in window], seconds=2.0, learning_rate=0.01)
   assert metrics["train/cross_entropy"] == pytest.approx(130 / 40)  # not the mean of 4 and 3
   assert metrics["train/loss"] == pytest.approx(4.0)
   # The busiest expert of each step, not that of the window's summed loads.
@@ -73,7 +86,7 @@ def test_tokens_weigh_alike_and_steps_weigh_alike():
 
 def test_dense_model_reports_no_router():
   dense = sums(load=np.zeros((0, 1)), dropped=(), load_balance_loss=0.0, router_z_loss=0.0)
-  metrics = train_metrics([dense], seconds=1.0, learning_rate=0.01)
+  metrics = train_metrics([step(dense)], seconds=1.0, learning_rate=0.01)
   router = {"load_balance_loss", "router_z_loss", "fraction_dropped", "expert_load_max"}
   assert set(metrics) == PUBLIC_NAMES - {f"train/{name}" for name in router}
 

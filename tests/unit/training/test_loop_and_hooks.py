@@ -13,23 +13,24 @@ import optax
 import pytest
 
 from switch_t5.errors import DivergedError
-from switch_t5.metrics.train_metrics import MetricSums
+from switch_t5.metrics.train_metrics import MetricSums, StepMetrics
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
 from switch_t5.training.interruption import Interruption
 from switch_t5.training.loop import LoopState, train_loop
 from switch_t5.training.state import TrainState
 
 
-def make_sums(loss: float) -> MetricSums:
+def make_metrics(loss: float) -> StepMetrics:
   ones = dict.fromkeys(MetricSums._fields, jnp.float32(1.0))
   router = {"expert_load": jnp.ones((1, 2)), "num_dropped": jnp.zeros(1)}
-  return MetricSums(**ones | router | {"loss": jnp.float32(loss)})
+  sums = MetricSums(**ones | router | {"loss": jnp.float32(loss)})
+  return StepMetrics(sums, {"encoder": jnp.float32([3.0, 4.0 * loss])})
 
 
 def add_batch(state, batch):
   """The parameter is the sum of the batches; the loss is the batch."""
   total = state.params + jnp.float32(batch)
-  return TrainState(state.step + 1, total, ()), make_sums(batch)
+  return TrainState(state.step + 1, total, ()), make_metrics(batch)
 
 
 def start(step=0) -> TrainState:
@@ -67,7 +68,7 @@ def test_every_batch_is_used_once_in_order_and_each_step_is_told():
   loop = run(total_steps=4, batches=[1.0, 2.0, 3.0, 4.0], on_step=told.append)
   assert (loop.step, int(loop.state.step), float(loop.state.params)) == (4, 4, 10.0)
   assert told == [1, 2, 3, 4]
-  assert [float(sums.loss) for sums in loop.window] == [1.0, 2.0, 3.0, 4.0]
+  assert [float(step.sums.loss) for step in loop.window] == [1.0, 2.0, 3.0, 4.0]
 
 
 @pytest.mark.smoke
@@ -149,6 +150,7 @@ def test_a_loss_that_is_not_finite_is_written_and_stops_the_run_with_exit_code_4
     run(hooks=hooks, batches=[1.0, 1.0, 1.0, bad, 1.0])
   assert error.value.exit_code == 4
   assert "step 4" in error.value.value
+  assert f"encoder                    3 {4 * bad:.3g}" in error.value.value  # layer by layer
   assert [step for step, _ in lines] == [2, 4]
   assert len(saved) == 1  # that of step 2
 
@@ -156,13 +158,13 @@ def test_a_loss_that_is_not_finite_is_written_and_stops_the_run_with_exit_code_4
 def test_a_state_that_is_not_finite_is_not_saved_though_its_loss_was():
   saved = []
   hook = CheckpointHook(1, saved.append)
-  good = LoopState(1, TrainState(jnp.int32(1), {"w": jnp.ones(3)}, ()), [make_sums(1.0)])
+  good = LoopState(1, TrainState(jnp.int32(1), {"w": jnp.ones(3)}, ()), [make_metrics(1.0)])
   hook(good)
   assert saved == [good]
   for params, moments in [([1.0, jnp.nan], [0.0]), ([1.0, 1.0], [jnp.inf])]:
     state = TrainState(jnp.int32(2), {"w": jnp.asarray(params)}, {"v": jnp.asarray(moments)})
     with pytest.raises(DivergedError) as error:
-      hook(LoopState(2, state, [make_sums(1.0)]))
+      hook(LoopState(2, state, [make_metrics(1.0)]))
     assert (error.value.exit_code, saved) == (4, [good])
 
 

@@ -130,11 +130,11 @@ def trainer():
 
 def test_a_step_takes_the_old_states_buffers(trainer, born):
   state = trainer.place(born)
-  after, sums = trainer.step(state, trainer.batch)
+  after, metrics = trainer.step(state, trainer.batch)
   # All but the placeholders of moments that a leaf does not use: these are no input of the program.
   kept = [leaf.shape for leaf in jax.tree.leaves(state) if not leaf.is_deleted()]
   assert all(shape[-1:] == (1,) for shape in kept)
-  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, sums, trainer.batch)))
+  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, metrics, trainer.batch)))
   assert (int(after.step), int(after.opt_state.count)) == (1, 1)
   changed = jax.tree.map(lambda a, b: (a != b).any(), jax.device_get(after.params), born.params)
   assert all(jax.tree.leaves(changed))
@@ -144,8 +144,8 @@ def test_the_same_seed_is_the_same_run_and_a_resumed_one_draws_what_it_would_hav
   def go(state, steps):
     state, history = trainer.place(state), []
     for _ in range(steps):
-      state, sums = trainer.step(state, trainer.batch)
-      history.append(jax.device_get((state, sums)))
+      state, metrics = trainer.step(state, trainer.batch)
+      history.append(jax.device_get((state, metrics)))
     return history
 
   undisturbed = go(born, 4)
@@ -157,7 +157,7 @@ def test_the_same_seed_is_the_same_run_and_a_resumed_one_draws_what_it_would_hav
 def test_each_step_has_its_own_noise(trainer, born):
   _, first = trainer.step(trainer.place(born), trainer.batch)
   _, later = trainer.step(trainer.place(born._replace(step=np.int32(5))), trainer.batch)
-  assert first.cross_entropy != later.cross_entropy
+  assert first.sums.cross_entropy != later.sums.cross_entropy
 
 
 @pytest.fixture(scope="module")
