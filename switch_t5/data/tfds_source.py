@@ -16,6 +16,7 @@ from switch_t5 import errors
 from switch_t5.data import documents as documents_lib
 
 TEXT_FEATURE = "text"
+_DOCUMENTS_PER_BATCH = 256
 
 # The languages of mC4, as TFDS names its splits: CLD3's codes.
 _CODES = (
@@ -120,9 +121,12 @@ class TfdsDocuments:
     import tensorflow_datasets as tfds
 
     only_text = tfds.decode.PartialDecoding({TEXT_FEATURE: True})
-    dataset = self.builder.as_dataset(split=self.split, decoders=only_text)
-    for example in tfds.as_numpy(dataset):
-      yield example[TEXT_FEATURE].decode("utf-8")
+    dataset = self.builder.as_dataset(
+      split=self.split, decoders=only_text, batch_size=_DOCUMENTS_PER_BATCH
+    )
+    for batch in tfds.as_numpy(dataset):
+      for text in batch[TEXT_FEATURE]:
+        yield text.decode("utf-8")
 
 
 def c4(version: str, data_dir: str | None) -> TfdsSource:
