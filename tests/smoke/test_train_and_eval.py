@@ -137,6 +137,24 @@ def test_five_steps_and_five_more_are_ten(folder, tmp_path):
   assert json.loads((tmp_path / "model" / "run.json").read_text())["restarts"] == 1
 
 
+def test_a_run_with_split_parameters_goes_on_with_whole_ones_and_back(folder, tmp_path):
+  """Trained split over data, then whole; evaluated split: the numbers of one device throughout."""
+  whole = runs.tiny_flags(tmp_path, TASK_DATA_DIR=str(folder / "data"))
+  split = [*whole, "--gin.MESH_SHAPE=(4,2,1)", "--gin.train.parameter_sharding='fsdp'"]
+  for step, flags in ((1, split), (2, whole)):
+    code, output, errors = runs.run_here("train", *flags, f"--gin.TRAIN_STEPS={step}")
+    assert code == 0, output + errors
+  assert "Resuming from step 1" in output
+  want = runs.losses(folder / "model")
+  assert runs.losses(tmp_path / "model") == pytest.approx({1: want[1], 2: want[2]}, rel=1e-5)
+  measured = []
+  for flags in (split, whole):
+    code, output, _ = runs.run_here("eval", *flags, "--json")
+    assert code == 0
+    measured.append(json.loads(output))
+  assert measured[0] == pytest.approx(measured[1], rel=1e-5)
+
+
 def test_a_finished_run_has_nothing_to_train(folder):
   before = runs.snapshot(folder / "model")
   code, output, _ = runs.run_here("train", *runs.tiny_flags(folder))

@@ -61,6 +61,7 @@ def refused(folder, flags, *named, code=2, mode="train", **macros):
     ("--gin.MODEL_DIR=out", ("needs quotes",)),
     ("--platform=tpu", ("tpu", "JAX found cpu only", "--platform=cpu")),
     ("--process_count=2", ("--coordinator_address",)),
+    ("--gin.train.parameter_sharding='fdsp'", ("'replicated', 'fsdp'",)),
     ("--gin.train.optimizer=@adam", ("@adam", "config --list")),
     ("--gin.train.model=@ModelConfig", ("train.model", "@ModelConfig()")),
     ("--gin.ModelConfig.activation_dtype=[]", ("activation_dtype = []", "a text in quotes")),
@@ -71,6 +72,18 @@ def refused(folder, flags, *named, code=2, mode="train", **macros):
 )
 def test_a_mistaken_flag(folder, flag, named):
   refused(folder, [flag], *named)
+
+
+def test_split_parameters_that_do_not_divide(folder):
+  flags = ["--gin.train.parameter_sharding='fsdp'"]
+  named = (
+    "params/decoder/",
+    "attention/key/kernel",
+    "'embed' has size 16",
+    "'replicated'",
+    "data of 1, 2",
+  )
+  refused(folder, flags, *named, MESH_SHAPE=(3, 1, 1), BATCH_SIZE=12)
 
 
 def test_a_misspelt_mode(folder):

@@ -12,17 +12,25 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from switch_t5.errors import MeshError
-from switch_t5.sharding.annotate import constrain, param, prepend_axis
+from switch_t5.sharding.annotate import constrain, gathered, param, prepend_axis
 from switch_t5.sharding.mesh import AXES, MeshShape, make_mesh
-from switch_t5.sharding.rules import RULES, check_divides, named_sharding, partition_spec
+from switch_t5.sharding.rules import (
+  PARAMETER_RULES,
+  RULES,
+  check_divides,
+  named_sharding,
+  partition_spec,
+)
 
 MESH_SHAPE = {"data": 2, "expert": 4, "model": 6}
 
 
-def test_the_table_names_axes_of_the_mesh():
-  for rule in RULES.values():
-    named = () if rule is None else (rule,) if isinstance(rule, str) else rule
-    assert set(named) <= set(AXES)
+def test_the_tables_name_axes_of_the_mesh():
+  for rules in (RULES, *PARAMETER_RULES.values()):
+    assert rules.keys() == RULES.keys()
+    for rule in rules.values():
+      named = () if rule is None else (rule,) if isinstance(rule, str) else rule
+      assert set(named) <= set(AXES)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +71,31 @@ def test_a_dimension_that_does_not_divide_is_refused_with_the_sizes_that_fit(siz
   assert suggested == [str(n) for n in range(1, MESH_SHAPE[axis]) if size % n == 0]
   for devices in map(int, suggested):
     check_divides(MESH_SHAPE | {axis: devices}, "decoder.w", (3, size), (None, name))
+
+
+def test_a_parameter_split_by_choice_that_does_not_divide_may_be_replicated_instead():
+  fsdp = PARAMETER_RULES["fsdp"]
+  check_divides(MESH_SHAPE, "decoder.w", (6, 12), ("embed", "mlp"), fsdp)
+  with pytest.raises(MeshError) as error:
+    check_divides(MESH_SHAPE, "decoder.w", (7, 12), ("embed", "mlp"), fsdp)
+  assert "decoder.w" in error.value.what
+  assert "embed -> data" in error.value.rule
+  assert error.value.remedy == "train.parameter_sharding = 'replicated', or data of 1"
+  check_divides(MESH_SHAPE, "decoder.w", (7, 12), ("embed", "mlp"))
+
+
+def test_layers_use_a_split_parameter_whole_and_in_their_type():
+  mesh, axes = make_mesh(MeshShape(2, 2, 2)), ("embed", "mlp")
+  stored = named_sharding(mesh, axes, PARAMETER_RULES["fsdp"])
+  assert stored.spec == P("data", "model")
+  w = jnp.arange(32.0).reshape(8, 4)
+  assert (gathered(param(w, axes), jnp.float32) == w).all()  # outside a mesh
+  with jax.set_mesh(mesh):
+    use = jax.jit(lambda w: gathered(param(w, axes), jnp.bfloat16), in_shardings=stored)
+    used = use(w)
+  assert used.dtype == jnp.bfloat16
+  assert used.sharding.is_equivalent_to(named_sharding(mesh, axes), w.ndim)
+  assert (used.astype(jnp.float32) == w).all()
 
 
 def test_a_parameter_carries_a_name_for_each_dimension():

@@ -13,12 +13,14 @@ import optax
 import pytest
 
 from switch_t5.batch import batch_spec
+from switch_t5.checkpoint.manager import CheckpointManager
 from switch_t5.errors import MeshError
 from switch_t5.losses.objective import LossConfig
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import define_model
 from switch_t5.optim.adafactor import adafactor, num_batch_axes
 from switch_t5.sharding.mesh import MeshShape, make_mesh
+from switch_t5.sharding.rules import PARAMETER_RULES
 from switch_t5.training.eval_step import build_eval_step
 from switch_t5.training.init import init_state
 from switch_t5.training.objective import CrossEntropyObjective
@@ -51,10 +53,15 @@ def make_optimizer() -> optax.GradientTransformation:
   return adafactor(rate, batch_axes=batch_axes, min_dim_size_to_factor=16)
 
 
-def birth(mesh_shape, seed=0) -> TrainState:
-  mesh, optimizer = make_mesh(MeshShape(*mesh_shape)), make_optimizer()
-  with jax.set_mesh(mesh):
-    return init_state(DEFINITION, optimizer, abstract_state(DEFINITION, optimizer, mesh), seed)
+def lay_out(mesh_shape, parameter_sharding="replicated") -> TrainState:
+  rules = PARAMETER_RULES[parameter_sharding]
+  return abstract_state(DEFINITION, make_optimizer(), make_mesh(MeshShape(*mesh_shape)), rules)
+
+
+def birth(mesh_shape, seed=0, parameter_sharding="replicated") -> TrainState:
+  abstract = lay_out(mesh_shape, parameter_sharding)
+  with jax.set_mesh(abstract.step.sharding.mesh):
+    return init_state(DEFINITION, make_optimizer(), abstract, seed)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +83,19 @@ def test_a_state_is_born_sharded_with_the_same_bits_on_any_mesh(born):
   assert {shard.data.shape for shard in wi.addressable_shards} == {(2, 2, 16, 16)}
   moments = state.opt_state.v_row["encoder"]["blocks"]["layers_0"]["mlp"]["expert"]["wi"]["kernel"]
   assert {shard.data.shape[:2] for shard in moments.addressable_shards} == {(2, 2)}
+
+
+def test_split_over_data_it_has_the_same_bits_and_a_checkpoint_restores_either_way(born, tmp_path):
+  shapes = {"replicated": (2, 2, 16, 16), "fsdp": (2, 2, 8, 16)}
+  states = {way: birth((2, 2, 2), parameter_sharding=way) for way in shapes}
+  for saved, restored in (("replicated", "fsdp"), ("fsdp", "replicated")):
+    manager = CheckpointManager(tmp_path / saved)
+    manager.save(1, states[saved], data_state={}, config_text="")
+    state = manager.restore(lay_out((2, 2, 2), restored)).state
+    manager.close()
+    assert_identical(state, born)
+    wi = state.params["encoder"]["blocks"]["layers_0"]["mlp"]["expert"]["wi"]["kernel"]
+    assert {shard.data.shape for shard in wi.addressable_shards} == {shapes[restored]}
 
 
 def test_layers_experts_and_seeds_draw_their_own_values(born):
