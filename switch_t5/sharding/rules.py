@@ -64,8 +64,7 @@ def check_divides(
 ) -> None:
   """Raises MeshError if a dimension is not a multiple of the devices it is split over."""
   for size, name in zip(shape, axes, strict=True):
-    mesh_axes = None if name is None else _rule(name, rules)
-    if mesh_axes is None:
+    if name is None or (mesh_axes := _rule(name, rules)) is None:
       continue
     mesh_axes = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes
     devices = math.prod(mesh_shape[axis] for axis in mesh_axes)
