@@ -4,20 +4,27 @@
 Tokens are split over data and expert, experts over expert, heads, d_ff and the vocabulary over
 model. The five layouts of the paper (section 5) are shapes of this one mesh: data (D,1,1), model
 (1,1,m), data and model (D,1,m), expert and data (D,e,1), expert, model and data (D,e,m).
+
+Where devices come in several slices with a slow network between them, only `data` crosses it: each
+slice has whole rows of experts and of model shards, and what goes between slices is gradients.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh
 
 from switch_t5.errors import MeshError
 
 DATA, EXPERT, MODEL = "data", "expert", "model"
 AXES = (DATA, EXPERT, MODEL)
+# Named, as the default differs between releases, and explicit axes would type every array.
+_AXIS_TYPES = (AxisType.Auto,) * len(AXES)
 
 
 class MeshShape(NamedTuple):
@@ -49,10 +56,11 @@ class MeshShape(NamedTuple):
 
 
 def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Makes the mesh over the first `shape.num_devices` devices.
+  """Makes the mesh over the first `shape.num_devices` devices, and over the slices they lie in.
 
   Raises:
-    MeshError: if there are too few devices, or several processes of which some would have none.
+    MeshError: if there are too few devices, or several processes of which some would have none, or
+      slices over which data does not divide.
   """
   devices = list(jax.devices() if devices is None else devices)
   if shape.num_devices > len(devices):
@@ -70,9 +78,33 @@ def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> 
       rule="data * expert * model equals the number of devices of all processes",
       remedy=f"e.g. {_fitting(shape, len(devices))}",
     )
-  # Auto: make_mesh's default differs between releases, and explicit axes would type every array.
-  return jax.make_mesh(
-    tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: shape.num_devices]
+  devices = devices[: shape.num_devices]
+  slices = Counter(getattr(device, "slice_index", 0) for device in devices)  # CPU has none
+  if len(slices) == 1:
+    return jax.make_mesh(tuple(shape), AXES, axis_types=_AXIS_TYPES, devices=devices)
+  _check_slices(shape, slices)
+  arranged = create_hybrid_device_mesh(
+    shape._replace(data=shape.data // len(slices)),
+    (len(slices), 1, 1),
+    devices,
+    allow_split_physical_axes=True,
+  )
+  return Mesh(arranged, AXES, axis_types=_AXIS_TYPES)
+
+
+def _check_slices(shape: MeshShape, devices_of_slice: Counter[int]) -> None:
+  """Raises MeshError unless slices are equal and data is a multiple of their number."""
+  sizes = sorted(devices_of_slice.values())
+  num_slices = len(sizes)
+  if shape.data % num_slices == 0 and sizes[0] == sizes[-1]:
+    return
+  within = _fitting(shape, sizes[0])  # of as many devices as every slice has
+  fits = (within[0] * num_slices, *within[1:])
+  raise MeshError(
+    f"The mesh does not divide over the {num_slices} slices of its devices.",
+    value=f"MESH_SHAPE = {tuple(shape)}, slices of {', '.join(map(str, sizes))} devices",
+    rule="slices are equal, and data is a multiple of their number: only data crosses slices",
+    remedy=f"e.g. {fits}",
   )
 
 
