@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -79,11 +79,20 @@ class Session:
     return map(self.place, itertools.islice(reader, self.config.eval_steps))
 
   def held_out_metrics(
-    self, eval_step: EvalStep, params: PyTree, cache_directory: Path
+    self,
+    eval_step: EvalStep,
+    params: PyTree,
+    cache_directory: Path,
+    stop: Callable[[], bool] = lambda: False,
   ) -> dict[str, float]:
-    """Returns the metrics of the validation split by public name, `eval/<task>/<metric>`."""
+    """Returns the metrics of the validation split by public name, `eval/<task>/<metric>`.
+
+    None of them if `stop`, asked before each batch, said so.
+    """
     sums = []
     for batch in self.validation_batches(cache_directory):
+      if stop():
+        return {}
       sums.append(jax.block_until_ready(eval_step(params, batch)))
     task = self.config.dataset.mixture_or_task_name
     return {f"eval/{task}/{name}": value for name, value in window_means(sums).items()}

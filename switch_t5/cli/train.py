@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Iterator
@@ -86,6 +87,7 @@ class Run:
 
   def train(self, interruption: Interruption) -> None:
     """Trains to the end, or until interrupted: then saves and raises Interrupted."""
+    self.interrupted = functools.partial(interruption.requested, may_communicate=True)
     restored = self.checkpoints.restore(self.session.abstract)
     if restored is not None:
       dataset_lib.check_identity(restored.data_state["identity"], self.identity)
@@ -188,8 +190,13 @@ class Run:
     )
 
   def evaluate(self, loop: LoopState, eval_step: EvalStep) -> None:
-    """Measures the validation split and says so."""
-    metrics = self.session.held_out_metrics(eval_step, loop.state.params, self.cache_directory)
+    """Measures the validation split and says so; a signal ends it."""
+    metrics = self.session.held_out_metrics(
+      eval_step, loop.state.params, self.cache_directory, stop=self.interrupted
+    )
+    if not metrics:
+      self.say(f"The evaluation at step {loop.step} was not finished.")
+      return
     self.reporter.write(loop.step, metrics)
     task = self.config.dataset.mixture_or_task_name
     cross_entropy, accuracy = (metrics[f"eval/{task}/{n}"] for n in ("cross_entropy", "accuracy"))
@@ -203,7 +210,7 @@ class Run:
     """Saves the last step and says how it ended."""
     self.checkpoint_hook(loop)
     self.checkpoints.wait()
-    if loop.step < self.config.total_steps:
+    if loop.step < self.config.total_steps or self.interrupted():
       raise Interrupted(
         f"Stopped by {interruption.signal_name or 'another process'} at step {loop.step} of "
         f"{self.config.total_steps}; everything is saved.",

@@ -8,6 +8,7 @@ such numbers, and null would not say which one it was. Python's float() reads th
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -17,6 +18,9 @@ from typing import BinaryIO
 from tensorboardX import SummaryWriter
 
 from switch_t5.errors import DataError
+
+# It warns of every number that is not finite; a run that diverges says so itself.
+logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_DIRECTORY = "events"

@@ -10,6 +10,8 @@ import signal
 import pytest
 import runs
 
+from switch_t5.cli.session import Session
+
 STEPS = 20
 
 
@@ -70,3 +72,26 @@ def test_sigterm_while_compiling_is_answered_at_once_and_obeyed_after_it(tmp_pat
   assert code == 75, output
   assert output.index("SIGTERM: saving after this step") < output.index("Compiled in")
   assert f"Stopped by SIGTERM at step 1 of {STEPS}; everything is saved" in output
+
+
+def test_an_interrupt_during_evaluation_does_not_wait_for_its_end(tmp_path, monkeypatch):
+  batches = Session.validation_batches
+  yielded = []
+
+  def interrupted(session, cache_directory):
+    for batch in batches(session, cache_directory):
+      signal.raise_signal(signal.SIGTERM)
+      yielded.append(batch)
+      yield batch
+
+  monkeypatch.setattr(Session, "validation_batches", interrupted)
+  macros = {"TRAIN_STEPS": 4, "EVAL_PERIOD": 2, "CHECKPOINT_PERIOD": 4}
+  code, output, errors = runs.run_here("train", *runs.tiny_flags(tmp_path, **macros))
+  assert code == 75, output + errors
+  assert len(yielded) == 1
+  assert "The evaluation at step 2 was not finished." in output
+  assert "Stopped by SIGTERM at step 2 of 4; everything is saved." in errors
+  monkeypatch.undo()
+  code, output, errors = runs.run_here("train", *runs.tiny_flags(tmp_path, **macros))
+  assert code == 0, output + errors
+  assert "Resuming from step 2" in output and "Held-out at step 4" in output
