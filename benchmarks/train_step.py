@@ -22,9 +22,9 @@ from contextlib import closing
 
 import jax
 
-from switch_t5.cli import dataset as dataset_lib
 from switch_t5.cli import gin_setup
 from switch_t5.cli.configurables import CONFIGURABLES
+from switch_t5.cli.run_data import open_data
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.metrics.writer import MetricsWriter
@@ -96,7 +96,7 @@ def measure(rounds: int) -> dict[str, float]:
   """Returns the ratios of medians, all taken in this process."""
   switch = demo()
   dense = demo(num_experts=0, num_encoder_sparse_layers=0, num_decoder_sparse_layers=0)
-  cache = dataset_lib.prepare_cache(switch.config.dataset, switch.config.dataset.task())
+  data = open_data(switch.config.dataset, switch.model)
   with (
     jax.set_mesh(switch.mesh),
     tempfile.TemporaryDirectory() as directory,
@@ -104,8 +104,7 @@ def measure(rounds: int) -> dict[str, float]:
   ):
 
     def steps(session: Session) -> Steps:
-      reader = dataset_lib.train_reader(session.config.dataset, cache, session.rows)
-      return Steps(session, map(session.place, reader), writer)
+      return Steps(session, map(session.place, data.train_reader(session.rows)), writer)
 
     with_experts, without = steps(switch), steps(dense)
     seconds: dict[str, list[float]] = {"loop": [], "bare": [], "dense": []}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data of a run: which task, which rows, and the cache it is read from."""
+"""Which task a run reads, how, and the cache it is read from."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import os
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
 from switch_t5.data import cache, documents, indexed, tasks
-from switch_t5.errors import ConfigError, DataError
+from switch_t5.data.vocabulary import Vocabulary
+from switch_t5.errors import ConfigError, DataError, suggest
 from switch_t5.model.config import ModelConfig
+
+INDEXED = "indexed"
+STREAMING = "streaming"
+_READERS = (INDEXED, STREAMING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +25,18 @@ class DatasetConfig:
   """A task and how it is read.
 
   Attributes:
-    mixture_or_task_name: MIXTURE_OR_TASK_NAME, one of the tasks of `switch_t5.data.tasks`.
+    mixture_or_task_name: MIXTURE_OR_TASK_NAME, one of the tasks of `switch_t5.data.tasks`; for the
+      streaming reader also any task or mixture of seqio's registries.
     task_feature_lengths: {"inputs": S, "targets": T}, in tokens.
     batch_size: sequences of a global step.
     seed: of the order of the rows and of their corruption.
     text_files: globs of .txt or .jsonl files, also .gz; for text_span_corruption only.
     vocabulary_path: a SentencePiece model; None: the embedded one.
     task_data_dir: folder of caches; None: ~/.cache/switch_t5 (or $XDG_CACHE_HOME/switch_t5).
+    tfds_data_dir: TFDS_DATA_DIR, folder or bucket of the data sets that TFDS has prepared; None:
+      TFDS's default ($TFDS_DATA_DIR or ~/tensorflow_datasets).
+    reader: 'indexed', from a cache, which goes on exactly at any number of processes; 'streaming',
+      straight from the source, at the same number only.
   """
 
   mixture_or_task_name: str
@@ -37,6 +46,8 @@ class DatasetConfig:
   text_files: str | list[str] | None = None
   vocabulary_path: str | None = None
   task_data_dir: str | None = None
+  tfds_data_dir: str | None = None
+  reader: str = INDEXED
 
   def __post_init__(self):
     lengths = self.task_feature_lengths
@@ -57,6 +68,13 @@ class DatasetConfig:
         rule="a glob in quotes, or a list of them",
         remedy="TEXT_FILES = 'my/*.txt'",
       )
+    if self.reader not in _READERS:
+      raise ConfigError(
+        "There is no such reader.",
+        value=f"DatasetConfig.reader = {self.reader!r}",
+        rule=" or ".join(map(repr, _READERS)),
+        remedy=suggest(self.reader, _READERS),
+      )
 
   @property
   def encoder_length(self) -> int:
@@ -74,7 +92,17 @@ class DatasetConfig:
       self.mixture_or_task_name,
       text_files=self.text_files,
       vocabulary_path=self.vocabulary_path,
+      tfds_data_dir=self.tfds_data_dir,
     )
+
+  def check_task(self) -> None:
+    """Raises if the task is unknown or its text files are not there."""
+    if self.reader == INDEXED or self.mixture_or_task_name in tasks.known_names():
+      self.task()
+    else:
+      from switch_t5.data import streaming
+
+      streaming.find_task(self.mixture_or_task_name)
 
 
 def cache_root(dataset: DatasetConfig) -> Path:
@@ -94,40 +122,28 @@ def prepare_cache(dataset: DatasetConfig, task: tasks.SpanCorruptionTask) -> Pat
   return directory
 
 
-def check_vocabulary(directory: Path, model: ModelConfig) -> None:
+def check_vocabulary(vocabulary: Vocabulary, model: ModelConfig) -> None:
   """Raises DataError if the data has ids that the model's table has not."""
-  size = int(cache.read_info(directory).vocabulary["size"])
-  if size > model.vocab_size:
+  if vocabulary.size > model.vocab_size:
     raise DataError(
       "The vocabulary is larger than the model's.",
-      value=f"{size} ids in the data, ModelConfig.vocab_size = {model.vocab_size}",
+      value=f"{vocabulary.size} ids in the data, ModelConfig.vocab_size = {model.vocab_size}",
       rule="vocab_size is at least the ids of the vocabulary, sentinels included",
-      remedy=f"ModelConfig.vocab_size = {size}",
+      remedy=f"ModelConfig.vocab_size = {vocabulary.size}",
     )
-
-
-def identity(dataset: DatasetConfig, directory: Path) -> dict[str, object]:
-  """Returns what the stream of rows follows from; saved with every checkpoint."""
-  info = cache.read_info(directory)
-  return {
-    "task": info.task,
-    "source": dict(sorted(info.source.items())),
-    "vocabulary": info.vocabulary["fingerprint"],
-    "lengths": dict(sorted(dataset.task_feature_lengths.items())),
-    "seed": dataset.seed,
-  }
 
 
 def check_identity(saved: dict[str, object], present: dict[str, object]) -> None:
   """Raises DataError if a checkpoint's position counts rows of another stream."""
-  changed = [name for name in present if saved.get(name) != present[name]]
+  names = [*present, *(name for name in saved if name not in present)]
+  changed = [name for name in names if saved.get(name) != present.get(name)]
   if changed:
     raise DataError(
       "The data is not what this run was trained on so far.",
       value="; ".join(
-        f"{n}: {_shorten(saved.get(n))}, now {_shorten(present[n])}" for n in changed
+        f"{n}: {_shorten(saved.get(n))}, now {_shorten(present.get(n))}" for n in changed
       ),
-      rule="a run goes on with the same task, text, vocabulary, lengths and SEED",
+      rule="a run goes on with the same task, text, vocabulary, lengths, SEED and reader",
       remedy="restore them, or start a run in another MODEL_DIR",
     )
 
@@ -135,29 +151,3 @@ def check_identity(saved: dict[str, object], present: dict[str, object]) -> None
 def _shorten(value: object) -> str:
   text = str(value)
   return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def train_reader(dataset: DatasetConfig, directory: Path, rows: np.ndarray):
-  """Returns the endless reader of the train split; `rows` are those of this process."""
-  return indexed.IndexedReader(
-    directory,
-    documents.TRAIN,
-    feature_lengths=dataset.task_feature_lengths,
-    batch_size=dataset.batch_size,
-    seed=dataset.seed,
-    rows=rows,
-  )
-
-
-def validation_reader(dataset: DatasetConfig, directory: Path, rows: np.ndarray):
-  """Returns a reader of one pass over the validation split, always in the same order."""
-  return indexed.IndexedReader(
-    directory,
-    documents.VALIDATION,
-    feature_lengths=dataset.task_feature_lengths,
-    batch_size=dataset.batch_size,
-    seed=0,
-    rows=rows,
-    shuffle=False,
-    num_epochs=1,
-  )

@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 
 from switch_t5.checkpoint.manager import CheckpointManager
-from switch_t5.cli import dataset as dataset_lib
 from switch_t5.cli import distributed, gin_setup, platform
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
+from switch_t5.cli.run_data import open_data
 from switch_t5.cli.session import open_session
 from switch_t5.cli.train_config import EvalConfig, TrainConfig
 from switch_t5.errors import CheckpointError
@@ -27,7 +27,7 @@ def run(command_line: CommandLine) -> None:
   platform.require(command_line.platform)
   platform.use_compilation_cache()
   session = open_session(train)
-  task = train.dataset.task()
+  train.dataset.check_task()
   with jax.set_mesh(session.mesh):
     directory = Path(train.model_dir) / "checkpoints"
     restored = CheckpointManager(directory).restore(session.abstract, config.checkpoint_step)
@@ -37,11 +37,8 @@ def run(command_line: CommandLine) -> None:
         value=directory,
         remedy="set MODEL_DIR to the folder of a trained model",
       )
-    cache_directory = dataset_lib.prepare_cache(train.dataset, task)
-    dataset_lib.check_vocabulary(cache_directory, session.model)
-    metrics = session.held_out_metrics(
-      session.build_eval_step(), restored.state.params, cache_directory
-    )
+    data = open_data(train.dataset, session.model)
+    metrics = session.held_out_metrics(session.build_eval_step(), restored.state.params, data)
   if jax.process_index() != 0:
     return
   if command_line.json:

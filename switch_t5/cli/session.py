@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from switch_t5.batch import batch_spec
-from switch_t5.cli import dataset as dataset_lib
+from switch_t5.cli.run_data import RunData
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.evaluation.fill_spans import FilledSpans, build_greedy_fill, pair_spans
 from switch_t5.metrics.train_metrics import window_means
@@ -73,16 +72,17 @@ class Session:
     objective = CrossEntropyObjective(loss, self.model.eval_capacity_factor)
     return build_eval_step(self.definition, objective, self.mesh, self.config.num_microbatches)
 
-  def validation_batches(self, cache_directory: Path) -> Iterator[DeviceBatch]:
+  def validation_batches(self, data: RunData) -> Iterator[DeviceBatch]:
     """Yields the validation split once, or its first `eval_steps` batches."""
-    reader = dataset_lib.validation_reader(self.config.dataset, cache_directory, self.rows)
-    return map(self.place, itertools.islice(reader, self.config.eval_steps))
+    return map(
+      self.place, itertools.islice(data.validation_reader(self.rows), self.config.eval_steps)
+    )
 
   def held_out_metrics(
     self,
     eval_step: EvalStep,
     params: PyTree,
-    cache_directory: Path,
+    data: RunData,
     stop: Callable[[], bool] = lambda: False,
   ) -> dict[str, float]:
     """Returns the metrics of the validation split by public name, `eval/<task>/<metric>`.
@@ -90,18 +90,18 @@ class Session:
     None of them if `stop`, asked before each batch, said so.
     """
     sums = []
-    for batch in self.validation_batches(cache_directory):
+    for batch in self.validation_batches(data):
       if stop():
         return {}
       sums.append(jax.block_until_ready(eval_step(params, batch)))
     task = self.config.dataset.mixture_or_task_name
     return {f"eval/{task}/{name}": value for name, value in window_means(sums).items()}
 
-  def fill_held_out_spans(self, params: PyTree, cache_directory: Path) -> list[FilledSpans]:
+  def fill_held_out_spans(self, params: PyTree, data: RunData) -> list[FilledSpans]:
     """Fills the masked spans of the first `show_samples` validation rows."""
-    batch = next(self.validation_batches(cache_directory))
+    batch = next(self.validation_batches(data))
     filled = jax.device_get(build_greedy_fill(self.definition, self.mesh)(params, batch))
-    vocabulary = self.config.dataset.task().vocabulary()
+    vocabulary = data.vocabulary
     return [
       pair_spans(*example, eos_id=vocabulary.eos_id, decode=vocabulary.decode)
       for example in itertools.islice(zip(*filled, strict=True), self.config.show_samples)

@@ -19,10 +19,9 @@ from switch_t5.cli import distributed, gin_setup, platform, run_record
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
 from switch_t5.cli.reporter import Reporter
+from switch_t5.cli.run_data import Reader, open_data
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.train_config import TrainConfig
-from switch_t5.data.indexed import IndexedReader, unigram_entropy
-from switch_t5.data.tasks import SpanCorruptionTask
 from switch_t5.errors import Interrupted
 from switch_t5.training.eval_step import EvalStep
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
@@ -43,12 +42,12 @@ def run(command_line: CommandLine) -> None:
   platform.require(command_line.platform)
   platform.use_compilation_cache()
   session = open_session(config)
-  task = config.dataset.task()
+  config.dataset.check_task()
   if command_line.dry_run:
     print(f"{describe(session)}\nNothing is trained: --dry_run.")
     return
   training = Run(session, configuration.operative_config("train"))
-  training.open_data(task)  # what is wrong with it is said before MODEL_DIR is touched
+  training.open_data()  # what is wrong with it is said before MODEL_DIR is touched
   lock = RunLock(config.model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
   with lock, jax.set_mesh(session.mesh), Interruption() as interruption:
     training.train(interruption)
@@ -114,22 +113,15 @@ class Run:
       )
       self.finish(loop, interruption)
 
-  def open_data(self, task: SpanCorruptionTask) -> None:
-    """Opens the cache, written first if it is not there."""
+  def open_data(self) -> None:
+    """Opens the task and its readers."""
     self.say(describe(self.session))
-    dataset = self.config.dataset
-    self.cache_directory = dataset_lib.prepare_cache(dataset, task)
-    dataset_lib.check_vocabulary(self.cache_directory, self.session.model)
-    self.identity = dataset_lib.identity(dataset, self.cache_directory)
-    self.reader: IndexedReader = dataset_lib.train_reader(
-      dataset, self.cache_directory, self.session.rows
-    )
+    self.data = open_data(self.config.dataset, self.session.model)
+    self.identity = self.data.identity
+    self.reader: Reader = self.data.train_reader(self.session.rows)
     # Not at the first evaluation: a split that is smaller than a row is refused now.
-    dataset_lib.validation_reader(dataset, self.cache_directory, self.session.rows)
-    self.say(
-      f"Data: {dataset.mixture_or_task_name}, {self.reader.num_rows:,} rows an epoch, "
-      f"read from {self.cache_directory}"
-    )
+    self.data.validation_reader(self.session.rows)
+    self.say(f"Data: {self.config.dataset.mixture_or_task_name}, {self.data.description}")
 
   def first_state(self, restored: RestoredCheckpoint | None) -> TrainState:
     """Returns the newest good checkpoint's state, or a new one."""
@@ -192,7 +184,7 @@ class Run:
   def evaluate(self, loop: LoopState, eval_step: EvalStep) -> None:
     """Measures the validation split and says so; a signal ends it."""
     metrics = self.session.held_out_metrics(
-      eval_step, loop.state.params, self.cache_directory, stop=self.interrupted
+      eval_step, loop.state.params, self.data, stop=self.interrupted
     )
     if not metrics:
       self.say(f"The evaluation at step {loop.step} was not finished.")
@@ -223,15 +215,13 @@ class Run:
 
   def show_samples(self, loop: LoopState) -> None:
     """Prints held-out sentences with their spans filled, and the loss beside the unigram's."""
-    filled = self.session.fill_held_out_spans(loop.state.params, self.cache_directory)
+    filled = self.session.fill_held_out_spans(loop.state.params, self.data)
     for example in filled:
       self.say(f"\n{example.text}")
       for sentinel, truth, prediction in example.spans:
         self.say(f"  {sentinel:<15} truth: {truth!r:<32} model: {prediction!r}")
-    unigram = unigram_entropy(
-      self.cache_directory, feature_lengths=self.config.dataset.task_feature_lengths
-    )
-    self.say(
-      f"\nHeld-out cross-entropy {self.last_cross_entropy:.3f} nats per target token; "
-      f"unigram entropy of the same targets {unigram:.3f}."
-    )
+    said = f"\nHeld-out cross-entropy {self.last_cross_entropy:.3f} nats per target token"
+    unigram = self.data.unigram_entropy()
+    if unigram is not None:
+      said += f"; unigram entropy of the same targets {unigram:.3f}"
+    self.say(f"{said}.")

@@ -28,6 +28,7 @@ from jax.experimental import multihost_utils
 
 from switch_t5 import batch as batch_lib
 from switch_t5 import errors
+from switch_t5.data.vocabulary import Vocabulary
 from switch_t5.types import HostBatch
 
 _FEATURES = ("inputs", "targets")
@@ -185,6 +186,23 @@ def find_task(name: str) -> seqio.Task | seqio.Mixture:
       rule=f"the features {' and '.join(_FEATURES)}",
     )
   return provider
+
+
+def vocabulary_of(name: str) -> Vocabulary:
+  """Returns the vocabulary of a task or mixture in seqio's registries.
+
+  Raises:
+    ConfigError: see `find_task`; or the vocabulary is none of SentencePiece.
+    DataError: its file cannot be read.
+  """
+  vocabulary = find_task(name).output_features["targets"].vocabulary
+  if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    raise errors.ConfigError(
+      "The task's vocabulary is not supported.",
+      value=f"{name}: {type(vocabulary).__name__}",
+      rule="a seqio.SentencePieceVocabulary, as T5's tasks have",
+    )
+  return Vocabulary(vocabulary.sentencepiece_model_file, vocabulary.extra_ids)
 
 
 def _features(batch: Mapping[str, np.ndarray]) -> HostBatch:

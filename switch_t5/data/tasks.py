@@ -142,5 +142,6 @@ def get_task(
     "The task is not known.",
     value=name,
     rule="the name of a task",
-    remedy=errors.suggest(name, _worth_suggesting(name)),
+    remedy=f"{errors.suggest(name, _worth_suggesting(name))} Tasks of seqio's registries are read "
+    "with DatasetConfig.reader = 'streaming'.",
   )
