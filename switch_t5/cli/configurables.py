@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from switch_t5.cli.dataset import DatasetConfig
-from switch_t5.cli.train_config import EvalConfig, TrainConfig
+from switch_t5.cli.train_config import EvalConfig, InitialCheckpoint, TrainConfig
 from switch_t5.losses.objective import LossConfig
 from switch_t5.model.config import ModelConfig
 from switch_t5.optim.adafactor import adafactor
@@ -20,6 +20,7 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
   "ModelConfig": ModelConfig,
   "DatasetConfig": DatasetConfig,
   "LossConfig": LossConfig,
+  "InitialCheckpoint": InitialCheckpoint,
   "adafactor": adafactor,
   "adamw": adamw,
   "learning_rate_schedule": learning_rate_schedule,

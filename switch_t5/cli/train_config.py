@@ -33,6 +33,23 @@ _MACROS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class InitialCheckpoint:
+  """Parameters of another run that a new run starts from; its steps and optimizer begin anew.
+
+  A run that goes on with its own checkpoint does not look at it.
+
+  Attributes:
+    path: INITIAL_CHECKPOINT_PATH: one checkpoint, `.../checkpoint_<step>`; None: new parameters.
+    assignment_map: pairs of a regular expression that matches a parameter's whole name, and its name
+      in the checkpoint (with groups as \\1) or None to draw it anew. The first match counts; other
+      parameters come by their own name.
+  """
+
+  path: str | None = None
+  assignment_map: tuple[tuple[str, str | None], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
   """Trains a model, or goes on with one that was stopped.
 
@@ -55,6 +72,7 @@ class TrainConfig:
     eval_steps: batches of an evaluation; None: the whole validation split.
     log_period: LOG_PERIOD, in steps.
     seed: SEED of initialisation, dropout and jitter.
+    initial_checkpoint: an InitialCheckpoint: what a new run's parameters start from.
     show_samples: held-out sentences whose masked spans are filled and shown at the end.
   """
 
@@ -74,6 +92,7 @@ class TrainConfig:
   eval_steps: int | None = None
   log_period: int = 100
   seed: int = 0
+  initial_checkpoint: InitialCheckpoint = InitialCheckpoint()
   show_samples: int = 0
 
   def __post_init__(self):
@@ -82,6 +101,9 @@ class TrainConfig:
     _check_type("model", self.model, ModelConfig, "@ModelConfig()")
     _check_type("dataset", self.dataset, DatasetConfig, "@DatasetConfig()")
     _check_type("loss", self.loss, LossConfig, "@LossConfig()")
+    _check_type(
+      "initial_checkpoint", self.initial_checkpoint, InitialCheckpoint, "@InitialCheckpoint()"
+    )
     _check(
       self.parameter_sharding in list(PARAMETER_RULES),
       "parameter_sharding",
