@@ -12,6 +12,8 @@ from pathlib import Path
 
 import jax
 
+from switch_t5.checkpoint.initial import InitialParameters
+from switch_t5.checkpoint.listing import list_steps
 from switch_t5.checkpoint.manager import CheckpointManager, RestoredCheckpoint
 from switch_t5.checkpoint.run_lock import RunLock
 from switch_t5.cli import dataset as dataset_lib
@@ -43,10 +45,11 @@ def run(command_line: CommandLine) -> None:
   platform.use_compilation_cache()
   session = open_session(config)
   config.dataset.check_task()
+  training = Run(session, configuration.operative_config("train"))
+  training.open_initial_checkpoint()
   if command_line.dry_run:
     print(f"{describe(session)}\nNothing is trained: --dry_run.")
     return
-  training = Run(session, configuration.operative_config("train"))
   training.open_data()  # what is wrong with it is said before MODEL_DIR is touched
   lock = RunLock(config.model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
   with lock, jax.set_mesh(session.mesh), Interruption() as interruption:
@@ -113,6 +116,14 @@ class Run:
       )
       self.finish(loop, interruption)
 
+  def open_initial_checkpoint(self) -> None:
+    """Verifies what a new run's parameters start from; a run with checkpoints goes on with them."""
+    given = self.config.initial_checkpoint
+    self.initial = None
+    if given.path is not None and not list_steps(self.model_dir / "checkpoints"):
+      shapes = self.session.definition.shapes
+      self.initial = InitialParameters(given.path, shapes, given.assignment_map)
+
   def open_data(self) -> None:
     """Opens the task and its readers."""
     self.say(describe(self.session))
@@ -128,7 +139,11 @@ class Run:
     if restored is None:
       self.say(f"Starting from new parameters (seed {self.config.seed}).")
       session = self.session
-      return init_state(session.definition, session.optimizer, session.abstract, self.config.seed)
+      state = init_state(session.definition, session.optimizer, session.abstract, self.config.seed)
+      if self.initial is None:
+        return state
+      self.say(self.initial.describe())
+      return state._replace(params=self.initial.load(state.params))
     for skipped in restored.skipped:
       self.say(f"Checkpoint {skipped.step} is damaged and was passed over: {skipped.reason}")
     self.say(f"Resuming from step {restored.step}, saved in {self.model_dir / 'checkpoints'}.")
