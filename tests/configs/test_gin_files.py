@@ -9,6 +9,7 @@ import runs
 
 from switch_t5.cli import gin_setup
 from switch_t5.cli.configurables import CONFIGURABLES
+from switch_t5.data.vocabulary import embedded_vocabulary_path
 from switch_t5.model.cost import forward_flops_per_sequence, parameter_count
 from switch_t5.model.definition import define_model
 from switch_t5.sharding.mesh import MeshShape
@@ -24,6 +25,12 @@ PARTS = sorted(
 REQUIRED = {
   "recipes/pretrain_demo.gin": {"MODEL_DIR": "model"},
   "recipes/pretrain_text.gin": {"MODEL_DIR": "model", "TEXT_FILES": str(runs.TEXT)},
+} | {
+  f"recipes/pretrain_{name}.gin": {
+    "MODEL_DIR": "model",
+    "VOCABULARY_PATH": embedded_vocabulary_path(),
+  }
+  for name in ("c4", "switch_base", "switch_large", "switch_xxl", "switch_c")
 }
 PRETRAIN = {
   "MODEL_DIR": "model",
