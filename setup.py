@@ -43,7 +43,7 @@ setup(
   license_files=["LICENSE"],
   python_requires=">=3.11,<3.14",  # tensorflow-text has no wheels for 3.14
   install_requires=REQUIREMENTS,
-  extras_require={"dev": DEVELOPMENT},
+  extras_require={"dev": DEVELOPMENT, "wandb": ["wandb>=0.31,<1"]},
   packages=[
     *find_packages(include=["switch_t5", "switch_t5.*"]),
     "switch_t5.configs",

@@ -31,6 +31,7 @@ class CommandLine:
     process_count: processes of the run.
     process_index: which of them this is.
     dry_run: check everything, train nothing.
+    trace_steps: first and last step of a profiler trace, or None.
     debug: show tracebacks.
     json: print one JSON object.
     list_configurables: print what gin may configure.
@@ -48,6 +49,7 @@ class CommandLine:
   process_count: int | None = None
   process_index: int | None = None
   dry_run: bool = False
+  trace_steps: tuple[int, int] | None = None
   debug: bool = False
   json: bool = False
   list_configurables: bool = False
@@ -66,7 +68,8 @@ HELP = (
   ("--coordinator_address=HOST:PORT", "of process 0, in a run of several processes"),
   ("--process_count=N", "processes of the run"),
   ("--process_index=I", "which of them this is, from 0"),
-  ("--dry_run", "check everything, then stop"),
+  ("--dry_run", "check everything, then stop (train)"),
+  ("--trace_steps=A:B", "write a profiler trace of steps A to B to MODEL_DIR/trace (train)"),
   ("--debug", "show tracebacks"),
   ("--json", "print JSON (config, eval, checkpoint)"),
   ("--list", "print what gin may configure (config)"),
@@ -83,6 +86,7 @@ def _define() -> flags.FlagValues:
   flags.DEFINE_enum("platform", None, PLATFORMS, "", flag_values=values)
   flags.DEFINE_integer("emulate_devices", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_string("coordinator_address", None, "", flag_values=values)
+  flags.DEFINE_string("trace_steps", None, "", flag_values=values)
   flags.DEFINE_integer("process_count", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("process_index", None, "", lower_bound=0, flag_values=values)
   for name in ("dry_run", "debug", "json", "list", "help"):
@@ -123,11 +127,27 @@ def parse(argv: Sequence[str]) -> CommandLine:
     process_count=found["process_count"],
     process_index=found["process_index"],
     dry_run=found["dry_run"],
+    trace_steps=_parse_steps(found["trace_steps"]),
     debug=found["debug"],
     json=found["json"],
     list_configurables=found["list"],
     help=found["help"],
   )
+
+
+def _parse_steps(text: str | None) -> tuple[int, int] | None:
+  """Returns (A, B) of `A:B`."""
+  if text is None:
+    return None
+  match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
+  if match is None or int(match[1]) > int(match[2]):
+    raise ConfigError(
+      "--trace_steps is not a range of steps.",
+      value=text,
+      rule="A:B, the first and the last step, counted from 1",
+      remedy="--trace_steps=10:15",
+    )
+  return int(match[1]), int(match[2])
 
 
 def _rewrite_binding(argument: str) -> str:

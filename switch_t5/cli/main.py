@@ -35,7 +35,11 @@ class Mode:
 
 
 MODES = {
-  "train": Mode("train", "train a model, or go on with one that was stopped"),
+  "train": Mode(
+    "train",
+    "train a model, or go on with one that was stopped",
+    takes=("dry_run", "trace_steps"),
+  ),
   "eval": Mode("evaluate", "evaluate a checkpoint", takes=("json",)),
   "cache": Mode("cache", "prepare a task's data once, for training to read"),
   "config": Mode(
@@ -47,7 +51,12 @@ MODES = {
     "checkpoint", "list or verify checkpoints", "ls|verify DIRECTORY", takes=("json",)
   ),
 }
-_SELECTIVE = {"json": "--json", "list_configurables": "--list"}
+_SELECTIVE = {
+  "json": "--json",
+  "list_configurables": "--list",
+  "dry_run": "--dry_run",
+  "trace_steps": "--trace_steps",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,36 +3,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 
 from switch_t5.metrics.progress import Progress
+from switch_t5.metrics.wandb_sink import WandbSink
 from switch_t5.metrics.writer import MetricsWriter
 
 
 class Reporter:
-  """Messages, the progress bar, metrics.jsonl and events; does nothing in other processes."""
+  """Messages, the progress bar, metrics.jsonl and events; does nothing in other processes.
 
-  def __init__(self, model_dir: Path):
-    self._model_dir = model_dir
+  Args:
+    model_dir: MODEL_DIR.
+    wandb_project: a project of Weights & Biases that gets the metrics too, or None.
+  """
+
+  def __init__(self, model_dir: Path, wandb_project: str | None = None):
+    self._model_dir, self._wandb_project = model_dir, wandb_project
     self._speaks = jax.process_index() == 0
     self._progress: Progress | None = None
-    self._writer: MetricsWriter | None = None
+    self._sinks: list[MetricsWriter | WandbSink] = []
 
-  def start(self, total_steps: int, step: int) -> None:
-    """Opens the files and the bar."""
+  def start(self, total_steps: int, step: int, config: Mapping[str, object]) -> None:
+    """Opens the files and the bar; `config` describes the run to those who compare runs."""
     if self._speaks:
-      self._writer = MetricsWriter(self._model_dir)
+      self._sinks.append(MetricsWriter(self._model_dir))
+      if self._wandb_project is not None:
+        self._sinks.append(WandbSink(self._model_dir, self._wandb_project, config))
       self._progress = Progress(total_steps, step)
 
   def close(self) -> None:
     """Closes them; messages go on."""
-    if self._writer is not None:
-      self._writer.close()
+    for sink in self._sinks:
+      sink.close()
+    self._sinks.clear()
     if self._progress is not None:
       self._progress.close()
-    self._writer = self._progress = None
+    self._progress = None
 
   def say(self, text: str) -> None:
     """Prints a message, above the bar while there is one."""
@@ -48,8 +58,8 @@ class Reporter:
 
   def write(self, step: int, metrics: dict[str, float]) -> None:
     """Writes metrics; those of a log window also move the bar."""
-    if self._writer is not None:
-      self._writer.write(step, metrics)
+    for sink in self._sinks:
+      sink.write(step, metrics)
     if self._progress is not None and "train/loss" in metrics:
       self._progress.report(
         step, loss=metrics["train/loss"], tokens_per_second=metrics["train/tokens_per_second"]

@@ -32,6 +32,7 @@ from switch_t5.training.interruption import Interruption
 from switch_t5.training.loop import Hook, LoopState, train_loop
 from switch_t5.training.objective import CrossEntropyObjective
 from switch_t5.training.state import TrainState
+from switch_t5.training.trace import StepTrace
 from switch_t5.training.train_step import TrainStep, build_train_step
 from switch_t5.types import DeviceBatch
 
@@ -45,7 +46,7 @@ def run(command_line: CommandLine) -> None:
   platform.use_compilation_cache()
   session = open_session(config)
   config.dataset.check_task()
-  training = Run(session, configuration.operative_config("train"))
+  training = Run(session, configuration.operative_config("train"), command_line.trace_steps)
   training.open_initial_checkpoint()
   if command_line.dry_run:
     print(f"{describe(session)}\nNothing is trained: --dry_run.")
@@ -75,16 +76,18 @@ class Run:
   Args:
     session: mesh, model and layout.
     config_text: the operative configuration, saved with every checkpoint.
+    trace_steps: first and last step of a profiler trace, or None.
   """
 
-  def __init__(self, session: Session, config_text: str):
+  def __init__(self, session: Session, config_text: str, trace_steps: tuple[int, int] | None):
+    self.trace_steps = trace_steps
     self.session, self.config, self.config_text = session, session.config, config_text
     self.model_dir = Path(self.config.model_dir)
     self.checkpoints = CheckpointManager(
       self.model_dir / "checkpoints", keep=self.config.checkpoints_kept
     )
     self.checkpoint_hook = CheckpointHook(self.config.checkpoint_period, self.save)
-    self.reporter = Reporter(self.model_dir)
+    self.reporter = Reporter(self.model_dir, self.config.wandb_project)
     self.say = self.reporter.say
 
   def train(self, interruption: Interruption) -> None:
@@ -101,9 +104,18 @@ class Run:
       return
     self.record_start(step)
     train_step = self.compile(state)
-    self.reporter.start(self.config.total_steps, step)
+    self.reporter.start(self.config.total_steps, step, {"config.gin": self.config_text})
     # A save that has begun is finished however the loop ends: a diverged run's last one is good.
-    with contextlib.closing(self.reporter), contextlib.closing(self.checkpoints):
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(contextlib.closing(self.reporter))
+      stack.enter_context(contextlib.closing(self.checkpoints))
+      trace = StepTrace(self.model_dir / "trace", self.trace_steps, step)
+      stack.enter_context(contextlib.closing(trace))
+
+      def on_step(done: int) -> None:
+        self.reporter.step(done)
+        trace.step(done)
+
       loop = train_loop(
         state,
         train_step,
@@ -112,7 +124,7 @@ class Run:
         total_steps=self.config.total_steps,
         interruption=interruption,
         agree_period=self.config.log_period,
-        on_step=self.reporter.step,
+        on_step=on_step,
       )
       self.finish(loop, interruption)
 

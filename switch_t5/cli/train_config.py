@@ -13,6 +13,7 @@ import optax
 from switch_t5.cli.dataset import DatasetConfig
 from switch_t5.errors import ConfigError
 from switch_t5.losses.objective import LossConfig
+from switch_t5.metrics.wandb_sink import check_installed
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import ModelDefinition
 from switch_t5.optim.adafactor import adafactor, num_batch_axes
@@ -73,6 +74,7 @@ class TrainConfig:
     log_period: LOG_PERIOD, in steps.
     seed: SEED of initialisation, dropout and jitter.
     initial_checkpoint: an InitialCheckpoint: what a new run's parameters start from.
+    wandb_project: a project of Weights & Biases that gets the metrics too; None: none.
     show_samples: held-out sentences whose masked spans are filled and shown at the end.
   """
 
@@ -93,6 +95,7 @@ class TrainConfig:
   log_period: int = 100
   seed: int = 0
   initial_checkpoint: InitialCheckpoint = InitialCheckpoint()
+  wandb_project: str | None = None
   show_samples: int = 0
 
   def __post_init__(self):
@@ -123,6 +126,8 @@ class TrainConfig:
       "log_period",
     ):
       _check(_is_count(getattr(self, name), 1), name, getattr(self, name), f"{_COUNT} 1")
+    if self.wandb_project is not None:
+      check_installed(self.wandb_project)
     for name in ("seed", "show_samples"):
       _check(_is_count(getattr(self, name), 0), name, getattr(self, name), f"{_COUNT} 0")
     _check(self.seed < 2**32, "seed", self.seed, "less than 2**32")

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
 import runs
 
@@ -24,6 +25,7 @@ PUBLIC_NAMES = {
   "train/router_z_loss",
   "train/fraction_dropped",
   "train/expert_load_max",
+  "train/gradient_norm",
   "train/learning_rate",
   "train/tokens_per_second",
 }
@@ -179,3 +181,24 @@ def test_training_loads_neither_tensorflow_nor_seqio(folder, tmp_path):
   command = [sys.executable, "-c", program, "train", *flags]
   done = subprocess.run(command, capture_output=True, text=True, cwd=runs.ROOT, check=True)
   assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_trace_of_some_steps_and_parameters_of_another_run(folder, tmp_path):
+  """Also AdamW, clipping and a smoothed loss."""
+  trained = folder / "model" / "checkpoints" / f"checkpoint_{STEPS}"
+  macros = {"TRAIN_STEPS": 4, "INITIAL_CHECKPOINT_PATH": str(trained)}
+  more = [
+    "--gin.train.optimizer=@adamw",
+    "--gin.adamw.global_norm_clip_threshold=1.0",
+    "--gin.LossConfig.label_smoothing=0.1",
+    "--gin.LossConfig.loss_normalizing_factor='AVERAGE_PER_SEQUENCE'",
+    "--gin.InitialCheckpoint.assignment_map=[(r'decoder/decoder_norm/.*', None)]",
+    "--trace_steps=2:3",
+  ]
+  with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an integer step
+    code, output, errors = runs.run_here("train", *runs.tiny_flags(tmp_path, **macros), *more)
+  assert code == 0, output + errors
+  assert "decoder/decoder_norm/scale <- drawn anew" in output
+  # It goes on from what the other run has learnt.
+  assert runs.losses(tmp_path / "model")[1] < runs.losses(folder / "model")[1] - 0.5
+  assert list((tmp_path / "model" / "trace").rglob("*.xplane.pb"))
