@@ -78,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       traceback.print_exc()
     print(f"switch_t5: {error}", file=sys.stderr)
     return error.exit_code
+  except BrokenPipeError:  # `| head` has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
   except KeyboardInterrupt:
     print("switch_t5: interrupted", file=sys.stderr)
     return INTERRUPTED
