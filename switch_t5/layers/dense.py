@@ -64,6 +64,22 @@ class Dense(nnx.Module):
     return matmul(x.astype(self.dtype), gathered(self.kernel, self.dtype))
 
 
+@jax.custom_vjp
 def stable_logits(x: Array, kernel: Array) -> Array:
-  """Returns float32 x @ kernel for x [tokens, d] and kernel [d, out] of the same dtype."""
+  """Returns float32 x @ kernel for x [tokens, d] and kernel [d, out] of the same dtype.
+
+  The backward pass is in that dtype: with the kernel split over model, x's gradient is a sum over
+  devices, and no float32 array of [tokens, d] is to cross them.
+  """
   return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+
+
+def _stable_logits_forward(x, kernel):
+  return stable_logits(x, kernel), (x, kernel)
+
+
+def _stable_logits_backward(residuals, g):
+  return _matmul_backward(residuals, g.astype(residuals[0].dtype))
+
+
+stable_logits.defvjp(_stable_logits_forward, _stable_logits_backward)

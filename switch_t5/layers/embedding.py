@@ -13,6 +13,26 @@ from switch_t5.sharding.annotate import gathered, param
 from switch_t5.types import Array, DType
 
 
+@jax.custom_vjp
+def look_up(table: Array, ids: Array) -> Array:
+  """Returns table[ids], [tokens, d], for a table [V, d]; its gradient is summed in float32."""
+  return table[ids]
+
+
+def _look_up_forward(table, ids):
+  return table[ids], (table, ids)
+
+
+def _look_up_backward(residuals, g):
+  table, ids = residuals
+  # A frequent token has thousands of gradients: in bfloat16 most of them would not change the sum.
+  summed = jnp.zeros(table.shape, jnp.float32).at[ids].add(g.astype(jnp.float32))
+  return summed.astype(table.dtype), None
+
+
+look_up.defvjp(_look_up_forward, _look_up_backward)
+
+
 class Embedding(nnx.Module):
   """A table [V, d], drawn from N(0, 1); float32, used in `dtype`."""
 
@@ -23,8 +43,8 @@ class Embedding(nnx.Module):
 
   def __call__(self, token_ids: Array) -> Array:
     """Maps int32 [tokens] to [tokens, d]."""
-    # Rows are gathered before the cast: casting the table would touch all of it.
-    return gathered(self.embedding, jnp.float32)[token_ids].astype(self.dtype)
+    # Cast before: with V split over model the rows are a sum over devices, in the activations' type.
+    return look_up(gathered(self.embedding, self.dtype), token_ids)
 
   def logits(self, x: Array) -> Array:
     """Maps [tokens, d] to float32 [tokens, V], scaled by d^-1/2 as tied T5 does."""

@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 
 from switch_t5.layers.attention import Attention
-from switch_t5.layers.dense import Dense, matmul
+from switch_t5.layers.dense import Dense, matmul, stable_logits
 from switch_t5.layers.dropout import dropout, dropout_tokens
-from switch_t5.layers.embedding import Embedding
+from switch_t5.layers.embedding import Embedding, look_up
 from switch_t5.layers.feed_forward import FeedForward
 from switch_t5.layers.initializers import truncated_normal
 from switch_t5.layers.moe.experts import Experts, batched_matmul
@@ -87,6 +87,27 @@ def test_logits_of_bfloat16_activations_are_float32():
   embedding = Embedding(11, 4, dtype=jnp.bfloat16, rngs=rngs())
   assert embedding(jnp.asarray([1])).dtype == jnp.bfloat16
   assert embedding.logits(normal(5, 4).astype(jnp.bfloat16)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gradients_of_logits_are_the_plain_ones_in_the_type_of_the_activations(dtype):
+  x, kernel = normal(7, 3).astype(dtype), normal(3, 5, seed=1).astype(dtype)
+  y, vjp = jax.vjp(stable_logits, x, kernel)
+  assert y.dtype == jnp.float32
+  y_bar = normal(7, 5, seed=2)
+  want = (np.asarray(y_bar) @ np.float32(kernel).T, np.float32(x).T @ np.asarray(y_bar))
+  tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+  for got, plain in zip(vjp(y_bar), want, strict=True):
+    assert got.dtype == dtype
+    np.testing.assert_allclose(np.float32(got), plain, rtol=tolerance, atol=tolerance)
+
+
+def test_the_gradient_of_a_frequent_token_is_summed_in_float32():
+  table, ids = jnp.zeros((3, 2), jnp.bfloat16), jnp.asarray([1] * 1000 + [2])
+  rows, vjp = jax.vjp(look_up, table, ids)
+  table_bar, _ = vjp(jnp.ones_like(rows))
+  assert table_bar.dtype == jnp.bfloat16  # where a sum of ones ends at 256
+  np.testing.assert_array_equal(np.float32(table_bar), [[0, 0], [1000, 1000], [1, 1]])
 
 
 def test_feed_forward_is_relu_between_two_projections():
