@@ -8,33 +8,27 @@ read from the traced one: XLA on CPU computes bfloat16 collectives in float32.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import pytest
+from collectives import Collective, collectives
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from switch_t5.layers.moe.capacity import expert_capacity
-from switch_t5.layers.moe.switch_feed_forward import SwitchFeedForward
+from switch_t5.layers.moe.switch_feed_forward import SAVED_NAMES, SwitchFeedForward
+from switch_t5.sharding.annotate import constrain
 from switch_t5.sharding.mesh import MeshShape, make_mesh
-from switch_t5.sharding.rules import named_sharding
+from switch_t5.sharding.rules import PARAMETER_RULES, named_sharding
 
 WIDTH, HIDDEN, EXPERTS, LENGTH, BATCH_SIZE = 16, 64, 8, 32, 16
-GROUPS = BATCH_SIZE  # one sequence each
 CAPACITY = expert_capacity(1.25, LENGTH, EXPERTS, 1)
-KINDS = ("all-to-all", "all-gather", "reduce-scatter", "all-reduce", "collective-permute")
-
-
-class Collective(NamedTuple):
-  """One collective: its kind, the devices that take part, and elements per device and array."""
-
-  kind: str
-  devices: int
-  sizes: list[int]
+GATED = ("gelu", "linear")
+# The layouts of the paper's section 5, in its order.
+LAYOUTS = [(8, 1, 1), (1, 1, 8), (4, 1, 2), (2, 4, 1), (2, 2, 2)]
 
 
 class Traced(NamedTuple):
@@ -52,30 +46,13 @@ class Program(NamedTuple):
   compiled: list[Collective]
   traced: list[Traced]
 
-  def count(self) -> Counter:
-    return Counter(collective.kind for collective in self.compiled)
-
-
-def group_size(line: str) -> int:
-  """Devices in each of a collective's groups; XLA has three ways to write them."""
-  if mesh := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line):
-    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh[1])}
-    return math.prod(sizes[name] for name in re.findall(r"'(\w+)'", mesh[2]))
-  if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):
-    return int(iota[1])
-  return len(re.search(r"replica_groups=\{\{([\d,]*)\}", line)[1].split(","))
-
-
-def compiled_collectives(program: str) -> list[Collective]:
-  """Those among more than one device."""
-  found = []
-  for line in re.sub(r"/\*.*?\*/", "", program).splitlines():
-    match = re.search(rf"= (.+?) ({'|'.join(KINDS)})(?:-start)?\(", line)
-    if match and group_size(line) > 1:
-      shapes = re.findall(r"\w+\[([\d,]*)\]", match[1])
-      sizes = [math.prod(int(n) for n in shape.split(",") if n) for shape in shapes]
-      found.append(Collective(match[2], group_size(line), sizes))
-  return found
+  def counted(self) -> Counter:
+    """How often each (kind, devices, elements on a device) occurs; an all-to-all is counted whole."""
+    entries = Counter()
+    for kind, devices, _, shapes in self.compiled:
+      sizes = [math.prod(shape) for shape in shapes]
+      entries.update((kind, devices, n) for n in ([sum(sizes)] if kind == "all-to-all" else sizes))
+    return entries
 
 
 def traced_collectives(jaxpr: Jaxpr) -> list[Traced]:
@@ -92,12 +69,15 @@ def traced_collectives(jaxpr: Jaxpr) -> list[Traced]:
   return found
 
 
-def compile_layer(mesh_shape, *, backward: bool) -> Program:
+def compile_layer(
+  mesh_shape, *, backward: bool, parameter_sharding="replicated", activations=("relu",), remat=False
+) -> Program:
   """The layer with bfloat16 activations that are split over tokens and whole along d."""
   layer = SwitchFeedForward(
     WIDTH,
     HIDDEN,
     EXPERTS,
+    activations=activations,
     sequences_per_group=1,
     min_expert_capacity=1,
     jitter_noise=0.0,
@@ -112,70 +92,145 @@ def compile_layer(mesh_shape, *, backward: bool) -> Program:
   def forward(params, x, y_bar):
     mask = jnp.ones((BATCH_SIZE, LENGTH), bool)
     y, report = nnx.merge(graph, params)(x, mask, capacity_factor=1.25)
+    y = constrain(y, "batch", "embed")  # as the residual stream is
     loss = (y * y_bar).astype(jnp.float32).sum() + report.load_balance_loss.mean()
-    return loss if backward else (y, report)
+    return (loss, y) if backward else (y, report)
 
+  if remat:
+    forward = jax.checkpoint(
+      forward, policy=jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES)
+    )
+  rules = PARAMETER_RULES[parameter_sharding]
   kernels = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, nnx.Param))
+  layouts = [named_sharding(mesh, k.get_metadata()["axes"], rules) for k in kernels]
   shapes = [
-    jax.ShapeDtypeStruct(k.shape, k.dtype, sharding=named_sharding(mesh, k.get_metadata()["axes"]))
-    for k in kernels
+    jax.ShapeDtypeStruct(kernel.shape, kernel.dtype, sharding=layout)
+    for kernel, layout in zip(kernels, layouts, strict=True)
   ]
-  arguments = jax.tree.unflatten(jax.tree.structure(params), shapes)
+  structure = jax.tree.structure(params)
   tokens = named_sharding(mesh, ("batch", "embed"))
   x = jax.ShapeDtypeStruct((BATCH_SIZE * LENGTH, WIDTH), jnp.bfloat16, sharding=tokens)
-  function = jax.grad(forward, argnums=(0, 1)) if backward else forward
+  function, out = forward, None
+  if backward:
+    function = jax.grad(forward, argnums=(0, 1), has_aux=True)
+    out = ((jax.tree.unflatten(structure, layouts), tokens), tokens)
   with jax.set_mesh(mesh):
-    traced = jax.jit(function).trace(arguments, x, x)
+    traced = jax.jit(function, out_shardings=out).trace(jax.tree.unflatten(structure, shapes), x, x)
     program = traced.lower().compile({"xla_backend_optimization_level": 0}).as_text()
-  return Program(compiled_collectives(program), traced_collectives(traced.jaxpr.jaxpr))
+  return Program(collectives(program), traced_collectives(traced.jaxpr.jaxpr))
+
+
+class Sizes(NamedTuple):
+  """Elements on one device: of its tokens [T, d], of its slots [E, G * C, d], of its experts' wi."""
+
+  tokens: int
+  slots: int
+  kernel: int
+
+  @classmethod
+  def on(cls, data, expert, model) -> Sizes:
+    groups = BATCH_SIZE // (data * expert)  # one sequence each
+    slots = EXPERTS * groups * CAPACITY * WIDTH  # capacity_factor * T * d, rounded up
+    return cls(groups * LENGTH * WIDTH, slots, EXPERTS // expert * WIDTH * HIDDEN // model)
+
+
+def forward_collectives(data, expert, model) -> Counter:
+  """Paper section 5; d / m columns travel through the all-to-alls."""
+  sizes, found = Sizes.on(data, expert, model), Counter()
+  if expert > 1:
+    found["all-to-all", expert, sizes.slots // model] += 2
+  if model > 1:
+    found["all-gather", model, sizes.slots] += 1
+    found["reduce-scatter", model, sizes.slots // model] += 1
+    found["all-gather", model, sizes.tokens] += 1
+  return found
+
+
+def backward_collectives(data, expert, model) -> Counter:
+  """The transposes, and the gradients of what is whole on several devices."""
+  sizes, found = Sizes.on(data, expert, model), forward_collectives(data, expert, model)
+  if data * expert > 1:
+    found["all-reduce", data * expert, WIDTH * EXPERTS] += 1  # the router's kernel
+  if model > 1:
+    found["all-reduce", model, sizes.tokens // WIDTH] += 1  # the gates
+  if data > 1:
+    found["all-reduce", data, sizes.kernel] += 2  # wi and wo
+  return found
 
 
 @pytest.fixture(scope="module")
-def expert_parallel():
-  return compile_layer((1, 8, 1), backward=True)
+def program():
+  """Compiles the layer once for each way of running it."""
+  programs = {}
 
+  def program(layout, *, backward=True, **changes) -> Program:
+    key = (layout, backward, *changes.items())
+    if key not in programs:
+      programs[key] = compile_layer(layout, backward=backward, **changes)
+    return programs[key]
 
-@pytest.fixture(scope="module")
-def expert_and_model_parallel():
-  return compile_layer((1, 4, 2), backward=True)
+  return program
 
 
 @pytest.mark.smoke
-def test_forward_is_two_all_to_alls_and_nothing_else():
-  assert compile_layer((1, 8, 1), backward=False).count() == {"all-to-all": 2}
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_forward_is_that_of_the_paper(program, layout):
+  assert program(layout, backward=False).counted() == forward_collectives(*layout)
 
 
-def test_backward_adds_two_all_to_alls_and_the_routers_gradient(expert_parallel):
-  assert expert_parallel.count() == {"all-to-all": 4, "all-reduce": 1}
-  (router,) = (c for c in expert_parallel.compiled if c.kind == "all-reduce")
-  assert router.sizes == [WIDTH * EXPERTS]
+@pytest.mark.parametrize("layout", [*LAYOUTS, (1, 8, 1), (1, 4, 2)])
+def test_backward_adds_the_transposes_and_the_sums_of_gradients(program, layout):
+  expected = forward_collectives(*layout) + backward_collectives(*layout)
+  assert program(layout).counted() == expected
 
 
-def test_an_all_to_all_sends_the_capacity_of_the_devices_groups(expert_parallel):
-  for collective in expert_parallel.compiled:
-    if collective.kind == "all-to-all":
-      assert collective.devices == 8
-      assert sum(collective.sizes) == EXPERTS * GROUPS // 8 * CAPACITY * WIDTH
+@pytest.mark.parametrize("layout", [(2, 4, 1), (2, 2, 2)])
+def test_gated_experts_send_no_more_tokens(program, layout):
+  sizes, plain = Sizes.on(*layout), program(layout).counted()
+  second_wi = {("all-reduce", layout[0], sizes.kernel): 1}
+  assert program(layout, activations=GATED).counted() == plain + Counter(second_wi)
 
 
-def test_with_the_model_axis_slices_are_sent_not_copies(expert_and_model_parallel):
-  for collective in expert_and_model_parallel.compiled:
-    if collective.kind == "all-to-all":
-      assert collective.devices == 4
-      assert sum(collective.sizes) == EXPERTS * GROUPS // 4 * CAPACITY * WIDTH // 2
-    elif collective.kind in ("all-gather", "reduce-scatter"):
-      assert collective.devices == 2  # along model alone: no token is gathered over data or expert
-  assert expert_and_model_parallel.count()["all-to-all"] == 4
-  assert expert_and_model_parallel.count()["collective-permute"] == 0
+@pytest.mark.parametrize("layout", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
+def test_split_parameters_add_gathers_of_kernels_and_of_no_token(program, layout):
+  sizes, replicated = Sizes.on(*layout), program(layout).counted()
+  kernels = Counter()
+  kernels["all-gather", layout[0], sizes.kernel] += 2
+  kernels["all-gather", layout[0], WIDTH * EXPERTS] += 1
+  assert program(layout, parameter_sharding="fsdp").counted() == replicated + kernels
 
 
-@pytest.mark.parametrize("program", ["expert_parallel", "expert_and_model_parallel"])
-def test_tokens_cross_devices_in_the_activations_type(program, request):
-  traced = request.getfixturevalue(program).traced
+@pytest.mark.parametrize("activations", [("relu",), GATED])
+def test_rematerialisation_repeats_no_all_to_all(program, activations):
+  kept, recomputed = (
+    program((2, 2, 2), activations=activations, remat=remat).counted() for remat in (False, True)
+  )
+  assert {k: n for k, n in recomputed.items() if k[0] == "all-to-all"} == {
+    k: n for k, n in kept.items() if k[0] == "all-to-all"
+  }
+
+
+@pytest.mark.parametrize("layout", [(1, 8, 1), (1, 4, 2), (2, 2, 2)])
+@pytest.mark.parametrize("activations", [("relu",), GATED])
+def test_tokens_cross_devices_in_the_activations_type(program, layout, activations):
+  traced = program(layout, activations=activations).traced
   all_to_alls = [c for c in traced if c.kind.startswith("all_to_all")]
-  assert len(all_to_alls) == 4
+  sizes = Sizes.on(*layout)
+  assert [c.size * c.dtype.itemsize for c in all_to_alls] == [sizes.slots // layout[2] * 2] * 4
   assert all(c.dtype == jnp.bfloat16 and c.axes == ("expert",) for c in all_to_alls)
   # What crosses in float32 is one number per token, or the router's kernel.
   largest = max(BATCH_SIZE * LENGTH, WIDTH * EXPERTS)
   wide = [c for c in traced if c.dtype == jnp.float32]
   assert wide and all(c.size <= largest < BATCH_SIZE * LENGTH * WIDTH // 8 for c in wide), wide
+
+
+def test_in_a_whole_step_only_kernels_are_gathered_over_data(train):
+  """On (4, 2, 1): nothing over expert, no token over data, no collective of XLA's own choice."""
+  replicated, split = (
+    collectives(train((4, 2, 1), parameter_sharding=way).program) for way in ("replicated", "fsdp")
+  )
+  assert {c.kind for c in replicated} == {"all-to-all", "all-reduce"}
+  assert {c.kind for c in split} == {"all-to-all", "all-reduce", "all-gather"}
+  parameters = {(16,), (16, 8), (16, 16), (128, 16), (4, 16, 32), (4, 32, 16)}
+  for gather in (c for c in split if c.kind == "all-gather"):
+    assert gather.devices == 4 and set(gather.shapes) <= parameters, gather
