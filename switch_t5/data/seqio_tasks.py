@@ -3,11 +3,12 @@
 
 After `register_tasks()`, `seqio.get_mixture_or_task("embedded_span_corruption")` has the features
 `inputs` and `targets`, the splits `train` and `validation`, and T5's steps in T5's order. Training
-from a cache needs none of this: this module alone imports seqio and TensorFlow.
+from a cache needs none of this: this module and `streaming` alone load seqio and TensorFlow.
 
 Documents are joined 128 at a time, without separators, and split into windows as T5 does, so the
-last window of each 128 documents is shorter. Spans are corrupted by `span_corruption` itself. T5
-also cuts a random piece out of documents above 65,536 tokens; here they are used whole.
+last window of each 128 documents is shorter. Spans are corrupted as by `span_corruption`, with other
+random numbers, and in TensorFlow: threads of tf.data that wait for Python may keep a process from
+ending. T5 also cuts a random piece out of documents above 65,536 tokens; here they are used whole.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -125,19 +125,44 @@ def corrupt_spans(
   seed: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
   """Corrupts one window: `targets` become `inputs` and `targets`, without EOS."""
-  vocabulary = output_features["targets"].vocabulary
-
-  def corrupt(tokens: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    key = int.from_bytes(seeds.astype("<i4").tobytes(), "little")
-    inputs, targets = span_corruption.corrupt(
-      tokens[None], key, [0], top_id=vocabulary.vocab_size - 1, eos_id=vocabulary.eos_id
-    )
-    return inputs[0, :-1], targets[0, :-1]  # seqio appends EOS
-
-  inputs, targets = tf.numpy_function(
-    corrupt, [example["targets"], seed], (tf.int32, tf.int32), stateful=False
+  tokens = example["targets"]
+  words = tf.random.stateless_uniform(
+    [tf.size(tokens) - 2], seed, minval=None, maxval=None, dtype=tf.int64
   )
+  noise = noise_mask(words)
+  top_id = output_features["targets"].vocabulary.vocab_size - 1
   return {
-    "inputs": tf.ensure_shape(inputs, [None]),
-    "targets": tf.ensure_shape(targets, [None]),
+    "inputs": replace_spans(tokens, noise, top_id),
+    "targets": replace_spans(tokens, ~noise, top_id),
   }
+
+
+def noise_mask(words: tf.Tensor) -> tf.Tensor:
+  """Returns which tokens are noise: bool [L]. `span_corruption.noise_masks` of one row.
+
+  Args:
+    words: integers [L - 2], random.
+  """
+  length = tf.size(words) + 2
+  share = tf.cast(length, tf.float64) * span_corruption.NOISE_DENSITY
+  noise = tf.clip_by_value(tf.cast(tf.round(share), tf.int32), 1, length - 1)
+  spans = tf.cast(tf.round(tf.cast(noise, tf.float64) / span_corruption.MEAN_SPAN_LENGTH), tf.int32)
+  spans = tf.maximum(spans, 1)
+  kept = length - noise
+  parts = [_random_parts(words[: kept - 1], spans), _random_parts(words[kept - 1 :], spans)]
+  lengths = tf.reshape(tf.stack(parts, axis=1), [-1])  # kept, noise, kept, noise, ...
+  return tf.repeat(tf.range(2 * spans) % 2 == 1, lengths)
+
+
+def _random_parts(words: tf.Tensor, parts: tf.Tensor) -> tf.Tensor:
+  """Splits n + 1 items into non-empty parts, uniformly: int32 [parts]; `words` are [n]."""
+  ends = tf.sort(tf.argsort(words)[: parts - 1]) + 1
+  edges = tf.concat([[0], ends, [tf.size(words) + 1]], axis=0)
+  return edges[1:] - edges[:-1]
+
+
+def replace_spans(tokens: tf.Tensor, replaced: tf.Tensor, top_id: int) -> tf.Tensor:
+  """Replaces each run of `replaced` tokens by a sentinel, `top_id` downwards."""
+  starts = replaced & ~tf.concat([[False], replaced[:-1]], axis=0)
+  sentinels = top_id + 1 - tf.cumsum(tf.cast(starts, tf.int32))
+  return tf.boolean_mask(tf.where(starts, sentinels, tokens), starts | ~replaced)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from switch_t5 import errors
-from switch_t5.data import documents, token_stream
+from switch_t5.data import documents, span_corruption, token_stream
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
 
@@ -84,6 +84,22 @@ def test_the_text_of_c4_is_what_is_corrupted(seqio, task):
   tokens = np.concatenate([np.concatenate([e["inputs"], e["targets"]]) for e in examples])
   expected = np.concatenate([vocab.encode(text) for text in c4_form.documents(split, 60)])
   np.testing.assert_array_equal(np.sort(tokens[(tokens > 1) & (tokens < 8000)]), np.sort(expected))
+
+
+def test_spans_are_those_of_the_numpy_reader_given_its_random_words(seqio):
+  from switch_t5.data import seqio_tasks
+
+  random = np.random.default_rng(0)
+  for length in [*range(2, 40), 126, 141, 568, 1137, 2274]:
+    tokens = random.integers(2, 8000, length).astype(np.int32)
+    words = random.integers(0, 2**63, (1, length - 2))
+    (expected,) = span_corruption.noise_masks(words.astype(np.uint64), length)
+    noise = seqio_tasks.noise_mask(words[0])
+    np.testing.assert_array_equal(noise, expected)
+    for replaced in (expected, ~expected):
+      corrupted = seqio_tasks.replace_spans(tokens, replaced, top_id=8099)
+      (whole,) = span_corruption._replace_spans(tokens[None], replaced[None], top_id=8099, eos_id=1)
+      np.testing.assert_array_equal(corrupted, whole[:-1])
 
 
 def test_the_mixture_has_all_languages_at_mt5s_rates(seqio):
