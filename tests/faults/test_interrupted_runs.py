@@ -89,9 +89,9 @@ def test_an_interrupt_during_evaluation_does_not_wait_for_its_end(tmp_path, monk
   code, output, errors = runs.run_here("train", *runs.tiny_flags(tmp_path, **macros))
   assert code == 75, output + errors
   assert len(yielded) == 1
-  assert "The evaluation at step 2 was not finished." in output
+  assert "The evaluation at step 2 was not finished." in errors  # where the bar is
   assert "Stopped by SIGTERM at step 2 of 4; everything is saved." in errors
   monkeypatch.undo()
   code, output, errors = runs.run_here("train", *runs.tiny_flags(tmp_path, **macros))
   assert code == 0, output + errors
-  assert "Resuming from step 2" in output and "Held-out at step 4" in output
+  assert "Resuming from step 2" in output and "Held-out at step 4" in errors
