@@ -26,7 +26,6 @@ from switch_t5.types import PyTree
 
 AssignmentMap = Sequence[tuple[str, str | None]]
 _PARAMS = "params/"
-_MOST_LINES = 20
 
 
 class Assignment(NamedTuple):
@@ -164,11 +163,9 @@ def _check_types(
       lines.append(f"~ {name}  {found} -> {wanted[name]}")
   if not lines:
     return
-  if len(lines) > _MOST_LINES:
-    lines[_MOST_LINES - 1 :] = [f"... and {len(lines) - _MOST_LINES + 1} more"]
   raise CheckpointError(
     "The checkpoint does not hold this model's parameters "
-    "(+ only in this run, ~ checkpoint -> this run):\n  " + "\n  ".join(lines),
+    "(+ only in this run, ~ checkpoint -> this run):\n  " + tree.indented(lines),
     value=path,
     rule="every parameter has its array in the checkpoint, with the same shape and dtype, or an "
     "entry in assignment_map",

@@ -65,14 +65,20 @@ def check_same_arrays(saved: dict[str, str], wanted: dict[str, str], where: str)
     return
   # Parameters first: what differs in the optimizer follows from them.
   lines.sort(key=lambda line: not line[2:].startswith("params/"))
-  if len(lines) > _MOST_LINES:
-    lines[_MOST_LINES - 1 :] = [f"... and {len(lines) - _MOST_LINES + 1} more"]
   raise CheckpointError(
     "The checkpoint is of another model or optimizer "
     "(- only in the checkpoint, + only in this run, ~ checkpoint -> this run):\n  "
-    + "\n  ".join(lines),
+    + indented(lines),
     value=where,
     rule="every array of the run is in the checkpoint, with the same shape and dtype",
     remedy="run with the configuration saved beside the checkpoint (config.gin), or choose another "
     "MODEL_DIR to begin anew",
   )
+
+
+def indented(lines: list[str]) -> str:
+  """Returns the lines of a message, below its first; of many only the first ones."""
+  if len(lines) > _MOST_LINES:
+    rest = len(lines) - _MOST_LINES + 1
+    lines = [*lines[: _MOST_LINES - 1], f"... and {rest} more"]
+  return "\n  ".join(lines)
