@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mode `cache`: materialises a task once, for any number of runs to read."""
+"""The mode `cache`: materialises a task or a mixture's tasks once, for any number of runs to read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from switch_t5.data import cache
 
 
 def run(command_line: CommandLine) -> None:
-  """Writes the cache of the configured DatasetConfig and says what it holds."""
+  """Writes the caches of the configured DatasetConfig and says what they hold."""
   configuration = gin_setup.load_command_line(command_line, CONFIGURABLES, "DatasetConfig")
   dataset: DatasetConfig = configuration.call("DatasetConfig")
-  directory = dataset_lib.prepare_cache(dataset, dataset.task())
-  info = cache.read_info(directory)
-  print(f"{info.task}: {directory}")
-  for name, split in info.splits.items():
-    print(f"  {name:<12} {split.documents:>10,} documents {split.tokens:>14,} tokens")
+  for task in dataset.components():
+    directory = dataset_lib.prepare_cache(dataset, task)
+    info = cache.read_info(directory)
+    print(f"{info.task}: {directory}")
+    for name, split in info.splits.items():
+      print(f"  {name:<12} {split.documents:>10,} documents {split.tokens:>14,} tokens")

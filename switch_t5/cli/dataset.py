@@ -25,7 +25,7 @@ class DatasetConfig:
   """A task and how it is read.
 
   Attributes:
-    mixture_or_task_name: MIXTURE_OR_TASK_NAME, one of the tasks of `switch_t5.data.tasks`; for the
+    mixture_or_task_name: MIXTURE_OR_TASK_NAME, a task or mixture of `switch_t5.data.tasks`; for the
       streaming reader also any task or mixture of seqio's registries.
     task_feature_lengths: {"inputs": S, "targets": T}, in tokens.
     batch_size: sequences of a global step.
@@ -86,9 +86,9 @@ class DatasetConfig:
     """T."""
     return self.task_feature_lengths[indexed.TARGETS]
 
-  def task(self) -> tasks.SpanCorruptionTask:
-    """Returns the task; raises if it is unknown or its text is not there."""
-    return tasks.get_task(
+  def components(self) -> tuple[tasks.SpanCorruptionTask, ...]:
+    """Returns the tasks of the mixture, or the task; raises if one is unknown or has no text."""
+    return tasks.get_components(
       self.mixture_or_task_name,
       text_files=self.text_files,
       vocabulary_path=self.vocabulary_path,
@@ -96,9 +96,9 @@ class DatasetConfig:
     )
 
   def check_task(self) -> None:
-    """Raises if the task is unknown or its text files are not there."""
+    """Raises if a task is unknown or its text files are not there."""
     if self.reader == INDEXED or self.mixture_or_task_name in tasks.known_names():
-      self.task()
+      self.components()
     else:
       from switch_t5.data import streaming
 

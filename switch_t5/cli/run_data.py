@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -16,6 +16,8 @@ from switch_t5.data.vocabulary import Vocabulary
 from switch_t5.errors import MeshError
 from switch_t5.model.config import ModelConfig
 from switch_t5.types import HostBatch
+
+_SHOWN_COMPONENTS = 8
 
 
 class Reader(Protocol):
@@ -68,17 +70,27 @@ def open_data(dataset: DatasetConfig, model: ModelConfig) -> RunData:
 
 
 class IndexedData:
-  """A task's cache; see RunData."""
+  """The cache of a task, or those of a mixture; see RunData."""
 
   def __init__(self, dataset: DatasetConfig):
-    task = dataset.task()
-    self._dataset, self.vocabulary = dataset, task.vocabulary()
-    self._directory = prepare_cache(dataset, task)
-    info = cache.read_info(self._directory)
-    self.identity = _identity(dataset, info.source, self.vocabulary)
+    tasks_ = dataset.components()
+    self._dataset, self.vocabulary = dataset, tasks_[0].vocabulary()
+    directories = [prepare_cache(dataset, task) for task in tasks_]
+    infos = [cache.read_info(directory) for directory in directories]
+    mixture = tasks.get_mixture(dataset.mixture_or_task_name)
+    rates = mixture.rates_for([info.splits[documents.TRAIN].documents for info in infos])
+    self._components = list(map(indexed.Component, directories, rates))
+    sources = {info.task: dict(info.source) for info in infos}
+    self.identity = _identity(dataset, sources, self.vocabulary, rates)
     window = span_corruption.window_for_inputs(dataset.encoder_length)
-    rows = info.splits[documents.TRAIN].tokens // window
-    self.description = f"{rows:,} rows an epoch, read from {self._directory}"
+    rows = sum(info.splits[documents.TRAIN].tokens // window for info in infos)
+    if len(rates) == 1:
+      self.description = f"{rows:,} rows an epoch, read from {directories[0]}"
+    else:
+      self.description = (
+        f"{_percentages(dict(zip(sources, rates, strict=True)))} of {rows:,} rows, read from "
+        f"{directories[0].parent}"
+      )
 
   def train_reader(self, rows: np.ndarray) -> indexed.IndexedReader:
     """See RunData."""
@@ -91,11 +103,11 @@ class IndexedData:
   def unigram_entropy(self) -> float:
     """See RunData."""
     lengths = self._dataset.task_feature_lengths
-    return indexed.unigram_entropy(self._directory, feature_lengths=lengths)
+    return indexed.unigram_entropy(self._components, feature_lengths=lengths)
 
   def _reader(self, split: str, rows: np.ndarray, **options: Any) -> indexed.IndexedReader:
     return indexed.IndexedReader(
-      self._directory,
+      self._components,
       split,
       feature_lengths=self._dataset.task_feature_lengths,
       batch_size=self._dataset.batch_size,
@@ -112,15 +124,18 @@ class StreamedData:
     from switch_t5.data import seqio_tasks, streaming
 
     name = dataset.mixture_or_task_name
-    source = {"seqio": name}
+    sources, rates = {name: {"seqio": name}}, None
     if name in tasks.known_names():
-      task = dataset.task()
-      source = task.source.provenance()
-      seqio_tasks.register_task(task)
+      components = dataset.components()
+      seqio_tasks.register(name, components)
+      sources = {task.name: task.source.provenance() for task in components}
+      rates = tasks.get_mixture(name).rates
     self._dataset, self._reader_class = dataset, streaming.StreamingReader
     self.vocabulary = streaming.vocabulary_of(name)
-    self.identity = _identity(dataset, source, self.vocabulary) | {"reader": STREAMING}
-    self.description = "streamed from " + ", ".join(f"{k} {v}" for k, v in source.items())
+    self.identity = _identity(dataset, sources, self.vocabulary, rates) | {"reader": STREAMING}
+    self.description = "streamed from " + "; ".join(
+      ", ".join(f"{k} {v}" for k, v in source.items()) for source in sources.values()
+    )
 
   def train_reader(self, rows: np.ndarray) -> Reader:
     """See RunData."""
@@ -155,15 +170,37 @@ class StreamedData:
 
 
 def _identity(
-  dataset: DatasetConfig, source: Mapping[str, str], vocabulary: Vocabulary
+  dataset: DatasetConfig,
+  sources: Mapping[str, Mapping[str, str]],
+  vocabulary: Vocabulary,
+  rates: Sequence[float] | None,
 ) -> dict[str, Any]:
+  """Returns what rows follow from: the source of the task, or source and rate of each of several.
+
+  No rates: they follow from the sources.
+  """
+  parts: dict[str, Any] = {}
+  for index, (name, source) in enumerate(sources.items()):
+    if len(sources) == 1:
+      parts["source"] = dict(sorted(source.items()))
+    else:
+      rate = {} if rates is None else {"rate": rates[index]}
+      parts[f"source of {name}"] = rate | dict(sorted(source.items()))
   return {
     "task": dataset.mixture_or_task_name,
-    "source": dict(sorted(source.items())),
+    **parts,
     "vocabulary": vocabulary.fingerprint,
     "lengths": dict(sorted(dataset.task_feature_lengths.items())),
     "seed": dataset.seed,
   }
+
+
+def _percentages(rates: Mapping[str, float]) -> str:
+  """Returns the shares of components, of many only the largest."""
+  shown = sorted(rates, key=lambda name: -rates[name])[:_SHOWN_COMPONENTS]
+  words = [f"{name} {rates[name] / sum(rates.values()):.1%}" for name in shown]
+  more = len(rates) - len(shown)
+  return ", ".join(words) + (f" and {more} more" if more else "")
 
 
 def _shard(rows: np.ndarray, batch_size: int) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The indexed reader: batches of a cache, addressed by the number of the row.
+"""The indexed reader: batches of caches, addressed by the number of the row.
 
 A split's token stream is cut into windows of the length that fills the inputs (568 tokens for 512
 inputs; what remains at the end is left out). An epoch is all windows in a random order of its own.
@@ -8,11 +8,16 @@ random numbers that corrupt it. So the position in the data is one integer, the 
 were delivered; seeking costs nothing; and any number of processes, each supplying its rows of every
 global batch, sees each row exactly once, also when their number or the batch size changes.
 
+Of a mixture i says which component the row is from as well (`mixing`); each component has epochs of
+its own.
+
 Rows are read and corrupted in a thread of Grain, ahead of their use.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,26 +28,32 @@ import numpy as np
 
 from switch_t5 import batch as batch_lib
 from switch_t5 import errors
-from switch_t5.data import documents, span_corruption, token_stream
+from switch_t5.data import documents, mixing
+from switch_t5.data.windows import INPUTS, TARGETS, CorruptedWindows, Rows
 from switch_t5.types import HostBatch
 
-INPUTS = "inputs"
-TARGETS = "targets"
 _PREFETCHED_BATCHES = 4
 _SAMPLED_ROWS = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+  """A cache, and the rate of its examples in a mixture."""
+
+  directory: str | os.PathLike[str]
+  rate: float = 1.0
 
 
 class IndexedReader:
   """An iterator over batches, with a position that can be saved and restored.
 
   Attributes:
-    num_rows: rows per epoch.
-    window: tokens per row, before corruption.
+    num_rows: rows per epoch, of all components together.
   """
 
   def __init__(
     self,
-    directory: str | os.PathLike[str],
+    caches: str | os.PathLike[str] | Sequence[Component],
     split: str,
     *,
     feature_lengths: Mapping[str, int],
@@ -53,10 +64,10 @@ class IndexedReader:
     num_epochs: int | None = None,
     first_row: int = 0,
   ):
-    """Opens one split of a cache.
+    """Opens one split of a cache or a mixture of caches.
 
     Args:
-      directory: of the cache.
+      caches: the directory of the cache, or the components.
       split: its name.
       feature_lengths: `{"inputs": S, "targets": T}`; T is at least what S gives (114 for 512), and
         what is beyond that is padding.
@@ -65,13 +76,13 @@ class IndexedReader:
       rows: the places in the global batch, each in [0, batch_size), whose rows this process
         supplies; all of them if not given.
       shuffle: whether each epoch has a random order of its own, or the order of the stream.
-      num_epochs: when to stop; never if not given. The last batch is filled up with rows that are
-        all padding: segment ids and loss weights 0.
+      num_epochs: when to stop; never if not given. Components are then taken one after the other.
+        The last batch is filled up with rows that are all padding: segment ids and loss weights 0.
       first_row: where to start, in rows since the beginning of the first epoch.
 
     Raises:
       ConfigError: feature lengths that do not correspond, or another argument out of its range.
-      DataError: the cache is missing or damaged, or the split is smaller than one window.
+      DataError: a cache is missing or damaged, or its split is smaller than one window.
     """
     _check_range("batch_size", batch_size, 1)
     _check_range("seed", seed, 0)
@@ -80,12 +91,13 @@ class IndexedReader:
     self._rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
     for place in self._rows:
       _check_range("rows", int(place), 0, batch_size - 1)
-    self._windows = _CorruptedWindows(directory, split, feature_lengths, seed)
-    self.num_rows, self.window = len(self._windows), self._windows.length
-    order = grain.MapDataset.range(self.num_rows)
-    if shuffle:
-      order = order.seed(seed).shuffle()
-    self._order = order.repeat(num_epochs)
+    components = _components(caches)
+    self._sources = _open(components, split, feature_lengths, seed)
+    lengths = [len(source) for source in self._sources]
+    self.num_rows = sum(lengths)
+    rates = [component.rate for component in components]
+    self._order = mixing.RowOrder(lengths, rates, seed=seed, shuffle=shuffle, num_epochs=num_epochs)
+    self._lengths = dict(feature_lengths)
     self._batch_size = batch_size
     self._rows_consumed: int = first_row
     self._batches = self._start(first_row)
@@ -115,54 +127,11 @@ class IndexedReader:
   def _start(self, first_row: int) -> grain.DatasetIterator[HostBatch]:
     _check_range("first_row", first_row, 0)
     self._rows_consumed = first_row
-    source = _Batches(self._windows, self._order, self._batch_size, self._rows, first_row)
+    source = _Batches(
+      self._sources, self._order, self._lengths, self._batch_size, self._rows, first_row
+    )
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED_BATCHES)
     return iter(grain.MapDataset.source(source).to_iter_dataset(options))
-
-
-class _CorruptedWindows:
-  """The windows of a split, corrupted on demand."""
-
-  def __init__(
-    self,
-    directory: str | os.PathLike[str],
-    split: str,
-    feature_lengths: Mapping[str, int],
-    seed: int,
-  ):
-    self._stream = token_stream.TokenStream(directory, split)
-    self._vocabulary = self._stream.info.vocabulary
-    self.inputs_length, self.targets_length = _lengths(feature_lengths)
-    self.length = span_corruption.check_lengths(
-      self.inputs_length, self.targets_length, int(self._vocabulary["extra_ids"])
-    )
-    self._seed = seed
-    if self._stream.tokens < self.length:
-      raise errors.DataError(
-        f"The {split} split is smaller than one row.",
-        value=f"{self._stream.tokens} tokens",
-        rule=f"a row with inputs={self.inputs_length} takes a window of {self.length} tokens",
-        remedy="give more text (5% of the documents are held out for validation, and blank lines "
-        "separate documents), or shorter TASK_FEATURE_LENGTHS.",
-      )
-
-  def __len__(self) -> int:
-    return self._stream.tokens // self.length
-
-  @property
-  def vocabulary_size(self) -> int:
-    return int(self._vocabulary["size"])
-
-  def corrupt(self, windows: Sequence[int], rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns inputs and targets of windows, each with the random numbers of a row."""
-    tokens = [self._stream.read(w * self.length, (w + 1) * self.length) for w in windows]
-    return span_corruption.corrupt(
-      np.stack(tokens),
-      self._seed,
-      rows,
-      top_id=self.vocabulary_size - 1,
-      eos_id=int(self._vocabulary["eos_id"]),
-    )
 
 
 class _Batches:
@@ -170,14 +139,15 @@ class _Batches:
 
   def __init__(
     self,
-    windows: _CorruptedWindows,
-    order: grain.MapDataset,
+    sources: Sequence[CorruptedWindows],
+    order: mixing.RowOrder,
+    lengths: Mapping[str, int],
     batch_size: int,
     places: np.ndarray,
     first_row: int,
   ):
-    self._windows, self._order, self._places = windows, order, places
-    self._batch_size, self._first_row = batch_size, first_row
+    self._sources, self._order, self._lengths = sources, order, lengths
+    self._batch_size, self._places, self._first_row = batch_size, places, first_row
 
   def __len__(self) -> int:
     rows = max(len(self._order) - self._first_row, 0)
@@ -185,36 +155,40 @@ class _Batches:
 
   def __getitem__(self, index: Any) -> HostBatch:
     first = self._first_row + int(index) * self._batch_size
-    rows = [first + int(p) for p in self._places if first + int(p) < len(self._order)]
-    inputs = np.zeros((len(self._places), self._windows.inputs_length), np.int32)
-    targets = np.zeros((len(self._places), self._windows.targets_length), np.int32)
-    real = np.array([first + int(p) < len(self._order) for p in self._places], bool)
-    width = 0
-    if rows:
-      corrupted = self._windows.corrupt([self._order[row] for row in rows], rows)
-      width = corrupted[1].shape[1]
-      inputs[real] = corrupted[0]
-      targets[real, :width] = corrupted[1]
-    return _features(inputs, targets, real, width)
+    batch = _padding(len(self._places), self._lengths)
+    wanted: dict[int, list[tuple[int, int, int]]] = {}  # by component
+    for place, offset in enumerate(self._places.tolist()):
+      if first + offset < len(self._order):
+        component, row = self._order[first + offset]
+        wanted.setdefault(component, []).append((place, row, first + offset))
+    for component, rows in wanted.items():
+      places, indices, numbers = zip(*rows, strict=True)
+      read = self._sources[component].read(indices, numbers)
+      for whole, part in zip(batch, read, strict=True):
+        whole[list(places)] = part
+    return _features(batch)
 
 
-def _features(inputs: np.ndarray, targets: np.ndarray, real: np.ndarray, width: int) -> HostBatch:
-  """Returns the batch of one example per row; the first `width` targets of real rows count."""
-  encoder_segment_ids = np.broadcast_to(real[:, None], inputs.shape).astype(np.int32)
-  decoder_segment_ids = np.zeros(targets.shape, np.int32)
-  decoder_segment_ids[real, :width] = 1
+def _padding(rows: int, lengths: Mapping[str, int]) -> Rows:
+  return Rows(
+    *(np.zeros((rows, lengths[name]), np.int32) for name in (INPUTS,) * 2 + (TARGETS,) * 2)
+  )
+
+
+def _features(rows: Rows) -> HostBatch:
+  """Returns the batch of rows: all targets that are no padding count."""
   return {
-    batch_lib.ENCODER_INPUT_TOKENS: inputs,
-    batch_lib.ENCODER_SEGMENT_IDS: encoder_segment_ids,
-    batch_lib.DECODER_INPUT_TOKENS: batch_lib.shift_right(targets, decoder_segment_ids),
-    batch_lib.DECODER_TARGET_TOKENS: targets,
-    batch_lib.DECODER_SEGMENT_IDS: decoder_segment_ids,
-    batch_lib.DECODER_LOSS_WEIGHTS: decoder_segment_ids.astype(np.float32),
+    batch_lib.ENCODER_INPUT_TOKENS: rows.inputs,
+    batch_lib.ENCODER_SEGMENT_IDS: rows.input_segments,
+    batch_lib.DECODER_INPUT_TOKENS: batch_lib.shift_right(rows.targets, rows.target_segments),
+    batch_lib.DECODER_TARGET_TOKENS: rows.targets,
+    batch_lib.DECODER_SEGMENT_IDS: rows.target_segments,
+    batch_lib.DECODER_LOSS_WEIGHTS: (rows.target_segments > 0).astype(np.float32),
   }
 
 
 def unigram_entropy(
-  directory: str | os.PathLike[str],
+  caches: str | os.PathLike[str] | Sequence[Component],
   split: str = documents.VALIDATION,
   *,
   feature_lengths: Mapping[str, int],
@@ -223,34 +197,60 @@ def unigram_entropy(
   """Returns the loss of the best model without context: nats per target token.
 
   It is the cross-entropy of the split's targets, sentinels and EOS included, under the frequencies
-  of ids in the training targets, each counted once more than it occurs. At most 2000 rows of either
-  split are looked at, spread evenly. A model that has learnt anything of the text is below it.
+  of ids in the training targets, each counted once more than it occurs. Of a mixture the training
+  frequencies are those of its components at their rates; the split is that of all components, one
+  after the other. About 2000 rows of either split are looked at, spread evenly. A model that has
+  learnt anything of the text is below it.
   """
-  train = _target_counts(directory, documents.TRAIN, feature_lengths, seed) + 1
-  held_out = _target_counts(directory, split, feature_lengths, seed)
+  components = _components(caches)
+  sources = _open(components, documents.TRAIN, feature_lengths, seed)
+  total = sum(component.rate for component in components)
+  per_row, sampled = np.zeros(sources[0].vocabulary_size), 0
+  for component, source in zip(components, sources, strict=True):
+    share = component.rate / total
+    sample = _spread(len(source), math.ceil(_SAMPLED_ROWS * share))
+    per_row += share / len(sample) * _target_counts(source, sample)
+    sampled += len(sample)
+  train = per_row * sampled + 1
+  held_out = np.zeros_like(train)
+  sources = _open(components, split, feature_lengths, seed)
+  order = mixing.OneAfterTheOther([len(source) for source in sources], num_epochs=1)
+  chosen = [order[row] for row in _spread(len(order), _SAMPLED_ROWS)]
+  for number, source in enumerate(sources):
+    sample = [row for component, row in chosen if component == number]
+    held_out += _target_counts(source, sample)
   nats = np.log(train.sum()) - np.log(train)
   return float((held_out * nats).sum() / held_out.sum())
 
 
-def _target_counts(
-  directory: str | os.PathLike[str], split: str, feature_lengths: Mapping[str, int], seed: int
-) -> np.ndarray:
-  """Returns how often each id occurs in a sample of the split's targets: int64 [vocabulary]."""
-  windows = _CorruptedWindows(directory, split, feature_lengths, seed)
-  sample = np.unique(np.linspace(0, len(windows) - 1, _SAMPLED_ROWS).astype(np.int64)).tolist()
-  _, targets = windows.corrupt(sample, sample)
-  return np.bincount(targets.ravel(), minlength=windows.vocabulary_size)
+def _spread(length: int, count: int) -> list[int]:
+  """Returns at most `count` of the numbers below `length`, evenly."""
+  return np.unique(np.linspace(0, length - 1, count).astype(np.int64)).tolist()
 
 
-def _lengths(feature_lengths: Mapping[str, int]) -> tuple[int, int]:
+def _target_counts(source: CorruptedWindows, sample: Sequence[int]) -> np.ndarray:
+  """Returns how often each id occurs in the targets of some rows: int64 [vocabulary]."""
+  if not sample:
+    return np.zeros(source.vocabulary_size, np.int64)
+  rows = source.read(sample, sample)
+  return np.bincount(rows.targets[rows.target_segments > 0], minlength=source.vocabulary_size)
+
+
+def _components(caches: str | os.PathLike[str] | Sequence[Component]) -> Sequence[Component]:
+  return [Component(caches)] if isinstance(caches, str | os.PathLike) else caches
+
+
+def _open(
+  components: Sequence[Component], split: str, feature_lengths: Mapping[str, int], seed: int
+) -> list[CorruptedWindows]:
   if set(feature_lengths) != {INPUTS, TARGETS}:
     raise errors.ConfigError(
-      "The feature lengths do not name the features of span corruption.",
+      "The feature lengths do not name the features of an encoder-decoder model.",
       value=dict(feature_lengths),
       rule=f"one length for {INPUTS!r} and one for {TARGETS!r}",
       remedy="set TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 114}.",
     )
-  return feature_lengths[INPUTS], feature_lengths[TARGETS]
+  return [CorruptedWindows(c.directory, split, feature_lengths, seed) for c in components]
 
 
 def _check_range(name: str, value: int, least: int, most: int | None = None) -> None:

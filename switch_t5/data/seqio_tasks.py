@@ -14,6 +14,7 @@ ending. T5 also cuts a random piece out of documents above 65,536 tokens; here t
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Mapping, Sequence
 
 import seqio
@@ -21,9 +22,7 @@ import tensorflow as tf
 
 from switch_t5.data import documents, span_corruption, tasks, tfds_source
 
-MC4_MIXTURE = "mc4"
 _DOCUMENTS_JOINED = 128  # T5's
-_MC4_EXPONENT = 0.3  # mT5, section 3.1
 
 
 def register_tasks(
@@ -31,10 +30,9 @@ def register_tasks(
   vocabulary_path: str | None = None,
   tfds_data_dir: str | None = None,
 ) -> None:
-  """Registers every task of `tasks`; `text_span_corruption` only if there are text files.
+  """Registers every task and mixture of `tasks`, in place of any others of their names.
 
-  Also the mixture `mc4` of all languages, each at mT5's rate: its number of documents to the power
-  0.3. Tasks of these names that were registered before are replaced.
+  `text_span_corruption`, and mixtures with it, are registered only if there are text files.
 
   Args:
     text_files: globs of the text of `text_span_corruption`.
@@ -44,18 +42,47 @@ def register_tasks(
   Raises:
     DataError: a glob matches no file, or the vocabulary is missing or is none.
   """
-  for name in tasks.TASK_NAMES:
+  arguments = {"vocabulary_path": vocabulary_path, "tfds_data_dir": tfds_data_dir}
+  registered = {}
+  for name in tasks.task_names():
     files = text_files if name == tasks.TEXT_SPAN_CORRUPTION else None
     if files or name != tasks.TEXT_SPAN_CORRUPTION:
-      register_task(
-        tasks.get_task(
-          name, text_files=files, vocabulary_path=vocabulary_path, tfds_data_dir=tfds_data_dir
-        )
-      )
-  if MC4_MIXTURE in seqio.MixtureRegistry.names():
-    seqio.MixtureRegistry.remove(MC4_MIXTURE)
-  rate = functools.partial(seqio.mixing_rate_num_examples, temperature=1 / _MC4_EXPONENT)
-  seqio.MixtureRegistry.add(MC4_MIXTURE, list(tasks.MC4_LANGUAGES), default_rate=rate)
+      registered[name] = tasks.get_task(name, text_files=files, **arguments)
+      register_task(registered[name])
+  for mixture in tasks.mixtures():
+    if set(mixture.tasks) <= set(registered):
+      register_mixture(mixture, [registered[name] for name in mixture.tasks])
+
+
+def register(name: str, components: Sequence[tasks.SpanCorruptionTask]) -> None:
+  """Registers a task, or a mixture and its tasks, under its name, in place of any other."""
+  for task in components:
+    register_task(task)
+  mixture = tasks.get_mixture(name)
+  if mixture.tasks != (name,):
+    register_mixture(mixture, components)
+
+
+def register_mixture(
+  mixture: tasks.Mixture, components: Sequence[tasks.SpanCorruptionTask]
+) -> None:
+  """Registers a mixture of registered tasks under its name, in place of any other.
+
+  Where rates follow from numbers of documents, these are counted when seqio asks for a rate.
+  """
+  if mixture.name in seqio.MixtureRegistry.names():
+    seqio.MixtureRegistry.remove(mixture.name)
+  rates = mixture.rates or [
+    functools.partial(_rate_by_documents, mixture, task.source) for task in components
+  ]
+  seqio.MixtureRegistry.add(mixture.name, list(zip(mixture.tasks, rates, strict=True)))
+
+
+def _rate_by_documents(mixture: tasks.Mixture, source: tasks.Source, task: seqio.Task) -> float:
+  del task  # its source is ours
+  documents_of_task = source.documents()[documents.TRAIN]
+  number = operator.length_hint(documents_of_task) or sum(1 for _ in documents_of_task)
+  return mixture.rates_for([number])[0]
 
 
 def register_task(task: tasks.SpanCorruptionTask) -> None:

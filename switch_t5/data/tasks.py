@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Span-corruption tasks, described without TensorFlow.
+"""Span-corruption tasks and mixtures of them, described without TensorFlow.
 
 A task says which text is corrupted with which vocabulary. `cache` materialises it, `indexed` reads
-it, and `seqio_tasks` registers the same tasks with seqio under the same names.
+it, and `seqio_tasks` registers the same tasks with seqio under the same names. A mixture is a name
+for several tasks and their rates.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from switch_t5 import errors
 from switch_t5.data import embedded_corpus, tfds_source, vocabulary
+from switch_t5.data.documents import Documents
 from switch_t5.data.text_files import TextFiles, find_files
 
 EMBEDDED_SPAN_CORRUPTION = "embedded_span_corruption"
@@ -24,16 +27,17 @@ C4_VERSIONS = {"c4_v220_span_corruption": "2.2.0", "c4_v310_span_corruption": "3
 # mT5's names: bg-Latn is the task mc4.bg_Latn.
 MC4_LANGUAGES = {f"mc4.{code.replace('-', '_')}": code for code in tfds_source.MC4_LANGUAGES}
 TASK_NAMES = (EMBEDDED_SPAN_CORRUPTION, TEXT_SPAN_CORRUPTION, *C4_VERSIONS, *MC4_LANGUAGES)
+MC4 = "mc4"
+_MC4_EXPONENT = 0.3  # mT5, section 3.1
 
 
 class Source(Protocol):
   """Where a task's documents come from."""
 
-  def documents(self) -> Mapping[str, Iterable[str]]:
+  def documents(self) -> Mapping[str, Documents]:
     """Returns the documents of each split, `train` and `validation` at least.
 
-    They come in a fixed order, as good as random: a cache holds them in it. They may be read while
-    they are iterated over, so that a source may be larger than memory.
+    They come in a fixed order, as good as random: a cache holds them in it.
     """
 
   def provenance(self) -> dict[str, str]:
@@ -66,12 +70,63 @@ class SpanCorruptionTask:
     return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+  """Several tasks, each with its share of the training rows.
+
+  Attributes:
+    name: of the mixture.
+    tasks: names of its tasks, its *components*.
+    rates: of each task; only their proportions matter. None: each task's number of training
+      documents to the power `exponent`.
+    exponent: 1 takes all documents equally often; less takes those of small tasks more often.
+  """
+
+  name: str
+  tasks: tuple[str, ...]
+  rates: tuple[float, ...] | None = None
+  exponent: float = 1.0
+
+  def __post_init__(self):
+    if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+      raise self._invalid(", ".join(self.tasks) or "no task", "one or more tasks, each named once")
+    rates = (1.0,) * len(self.tasks) if self.rates is None else self.rates
+    if len(rates) != len(self.tasks):
+      raise self._invalid(f"{len(rates)} rates, {len(self.tasks)} tasks", "a rate for each task")
+    for task, rate in zip(self.tasks, rates, strict=True):
+      if not 0 < rate < math.inf:
+        raise self._invalid(f"{task}: {rate}", "rates are positive and finite")
+    if not math.isfinite(self.exponent):
+      raise self._invalid(f"exponent {self.exponent}", "a finite exponent")
+
+  def rates_for(self, num_documents: Sequence[int]) -> tuple[float, ...]:
+    """Returns the tasks' rates, given their numbers of training documents."""
+    if self.rates is not None:
+      return self.rates
+    # An empty task is left to the reader, which refuses it by name.
+    return tuple(float(max(number, 1)) ** self.exponent for number in num_documents)
+
+  def _invalid(self, value: str, rule: str) -> errors.ConfigError:
+    return errors.ConfigError(f"The mixture {self.name} is not valid.", value=value, rule=rule)
+
+
 _added: dict[str, SpanCorruptionTask] = {}
+_mixtures = {MC4: Mixture(MC4, tuple(MC4_LANGUAGES), exponent=_MC4_EXPONENT)}
+
+
+def task_names() -> list[str]:
+  """Returns the names of all tasks."""
+  return [*TASK_NAMES, *_added]
 
 
 def known_names() -> list[str]:
-  """Returns the names that `get_task` knows."""
-  return [*TASK_NAMES, *_added]
+  """Returns the names of all tasks and mixtures."""
+  return [*task_names(), *_mixtures]
+
+
+def mixtures() -> list[Mixture]:
+  """Returns all mixtures."""
+  return list(_mixtures.values())
 
 
 def add_task(task: SpanCorruptionTask) -> None:
@@ -80,11 +135,71 @@ def add_task(task: SpanCorruptionTask) -> None:
   Raises:
     ConfigError: if the name is taken.
   """
-  if task.name in known_names():
-    raise errors.ConfigError(
-      "The name of a task is taken.", value=task.name, rule="each task has a name of its own"
-    )
+  _check_new(task.name)
   _added[task.name] = task
+
+
+def add_mixture(mixture: Mixture) -> None:
+  """Makes a mixture of the user's own known by its name; called by a module given as --import.
+
+  Raises:
+    ConfigError: if the name is taken.
+  """
+  _check_new(mixture.name)
+  _mixtures[mixture.name] = mixture
+
+
+def get_mixture(name: str) -> Mixture:
+  """Returns the mixture of that name, or else that of the task of that name alone."""
+  return _mixtures.get(name) or Mixture(name, (name,), rates=(1.0,))
+
+
+def get_components(
+  name: str, *, text_files: str | Sequence[str] | None = None, **arguments: Any
+) -> tuple[SpanCorruptionTask, ...]:
+  """Returns the tasks of a mixture, or the task of that name.
+
+  Args:
+    name: of a mixture or a task.
+    text_files: globs; a mixture gives them to the one task that reads them.
+    **arguments: further ones of `get_task`.
+
+  Raises:
+    ConfigError: see `get_task`.
+    DataError: a glob matches no file; or two tasks have different vocabularies.
+  """
+  names = get_mixture(name).tasks
+  needed = TEXT_SPAN_CORRUPTION in names and len(names) > 1
+  components = tuple(
+    get_task(
+      task,
+      text_files=None if needed and task != TEXT_SPAN_CORRUPTION else text_files,
+      **arguments,
+    )
+    for task in names
+  )
+  _check_one_vocabulary(name, components)
+  return components
+
+
+def _check_one_vocabulary(name: str, components: Sequence[SpanCorruptionTask]) -> None:
+  first = components[0]
+  for task in components[1:]:
+    files = [(t.vocabulary_path, t.extra_ids) for t in (first, task)]
+    if files[0] != files[1] and first.vocabulary().fingerprint != task.vocabulary().fingerprint:
+      raise errors.DataError(
+        f"The tasks of the mixture {name} have different vocabularies.",
+        value="; ".join(f"{t.name}: {t.vocabulary_path}" for t in (first, task)),
+        rule="one vocabulary, so that an id means the same in every row",
+        remedy="give both tasks the same vocabulary file and extra_ids",
+      )
+
+
+def _check_new(name: str) -> None:
+  if name in known_names():
+    raise errors.ConfigError(
+      "The name of a task is taken.", value=name, rule="each task has a name of its own"
+    )
 
 
 def _worth_suggesting(name: str) -> list[str]:

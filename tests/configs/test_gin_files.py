@@ -86,7 +86,7 @@ def test_a_recipe_describes_a_model_that_fits_its_mesh(recipe):
   model = config.checked_model(MeshShape.parse(config.mesh_shape))
   definition = define_model(model)
   assert jax.tree.leaves(definition.shapes)
-  assert config.dataset.task().vocabulary().size <= model.vocab_size
+  assert config.dataset.components()[0].vocabulary().size <= model.vocab_size
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
