@@ -10,7 +10,10 @@ FEATURES = ("text", "url", "content-type", "content-length", "timestamp")
 
 
 def prepare(folder: pathlib.Path, config: str, version: str, counts: dict[str, int]) -> None:
-  """Prepares `c4/CONFIG:VERSION` in a TFDS data directory, with so many documents by split."""
+  """Prepares `c4/CONFIG:VERSION` in a TFDS data directory, with so many documents by split.
+
+  Each split has three files.
+  """
   import tensorflow_datasets as tfds
 
   tfds.dataset_builders.store_as_tfds_dataset(
@@ -23,6 +26,7 @@ def prepare(folder: pathlib.Path, config: str, version: str, counts: dict[str, i
       for split, count in counts.items()
     },
     data_dir=folder,
+    download_config=tfds.download.DownloadConfig(num_shards=3),
   )
 
 

@@ -8,7 +8,8 @@ so a document never changes sides when others are added, and copies of it stay o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +18,22 @@ VALIDATION = "validation"
 SPLITS = (TRAIN, VALIDATION)
 VALIDATION_FRACTION = 0.05
 _SHUFFLE_SEED = 0
+
+
+class Documents(Protocol):
+  """The documents of a split, in a fixed order; a list of strings is one.
+
+  They may be read while they are iterated over, so that a source may be larger than memory.
+  """
+
+  def __len__(self) -> int:
+    """Returns their number, without reading them."""
+
+  def __iter__(self) -> Iterator[str]:
+    """Yields them one after the other."""
+
+  def __getitem__(self, part: slice, /) -> Documents:
+    """Returns those of a range [start:stop]."""
 
 
 def document_hash(document: str) -> int:

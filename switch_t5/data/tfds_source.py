@@ -52,7 +52,10 @@ class TfdsSource:
       DataError: the data set is not prepared, or has no such split.
     """
     builder = self._builder()
-    return {split: TfdsDocuments(builder, name) for split, name in self.splits}
+    return {
+      split: TfdsDocuments(builder, name, range(builder.info.splits[name].num_examples))
+      for split, name in self.splits
+    }
 
   def provenance(self) -> dict[str, str]:
     """Returns the data set and the number of documents of each split.
@@ -103,26 +106,36 @@ class TfdsSource:
 
 @dataclasses.dataclass(frozen=True)
 class TfdsDocuments:
-  """The documents of one split, read from disk each time they are iterated over.
+  """Documents of one split in the order of its files, read each time they are iterated over.
 
   Attributes:
     builder: a `tfds.core.DatasetBuilder`.
     split: its name, as TFDS has it.
+    numbers: of the documents, in steps of 1.
   """
 
   builder: Any
   split: str
+  numbers: range
 
   def __len__(self) -> int:
-    return self.builder.info.splits[self.split].num_examples
+    return len(self.numbers)
+
+  def __getitem__(self, part: slice) -> TfdsDocuments:
+    return dataclasses.replace(self, numbers=self.numbers[part])
 
   def __iter__(self) -> Iterator[str]:
+    if not self.numbers:
+      return  # TFDS refuses an empty range
     load_tensorflow()
     import tensorflow_datasets as tfds
 
-    only_text = tfds.decode.PartialDecoding({TEXT_FEATURE: True})
     dataset = self.builder.as_dataset(
-      split=self.split, decoders=only_text, batch_size=_DOCUMENTS_PER_BATCH
+      split=f"{self.split}[{self.numbers.start}:{self.numbers.stop}]",
+      decoders=tfds.decode.PartialDecoding({TEXT_FEATURE: True}),
+      batch_size=_DOCUMENTS_PER_BATCH,
+      # One file after the other: else the order within a range depends on where it begins.
+      read_config=tfds.ReadConfig(interleave_cycle_length=1),
     )
     for batch in tfds.as_numpy(dataset):
       for text in batch[TEXT_FEATURE]:

@@ -27,7 +27,7 @@ def fixture_task(fixture_text) -> tasks.SpanCorruptionTask:
 def fixture_cache(fixture_task, tmp_path_factory) -> Path:
   """A cache with three shards of the train split; not to be written to."""
   directory = cache.cache_directory(tmp_path_factory.mktemp("cache"), fixture_task)
-  cache.write_cache(fixture_task, directory, shard_tokens=500)
+  cache.write_cache(fixture_task, directory, shard_documents=4)
   return directory
 
 

@@ -6,17 +6,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from switch_t5 import errors
-from switch_t5.data import cache, documents, tasks, text_files, token_stream, vocabulary
+from switch_t5.data import cache, documents, shards, tasks, text_files, token_stream, vocabulary
 
 
 @pytest.fixture
@@ -50,14 +45,15 @@ def test_documents_are_shuffled(fixture_task, fixture_cache, fixture_text):
 
 def test_any_range_is_read_across_records_and_shards(tmp_path):
   tokens = np.random.default_rng(0).integers(0, 8100, 11_000).astype(np.uint16)
-  shards = []
+  written = []
   for index, part in enumerate(np.split(tokens, [5000, 5001, 9100])):
     path = tmp_path / f"train-{index:05d}-of-00004.array_record"
-    cache._write_shard(path, cache._records([part], cache.RECORD_LENGTH))
-    shards.append(cache.Shard(path.name, len(part), path.stat().st_size, cache._sha256(path)))
-  split = cache.Split(documents=1, shards=tuple(shards))
+    shards._write_file(path, shards._records([part], shards.RECORD_LENGTH))
+    size, digest = path.stat().st_size, shards.sha256(path)
+    written.append(shards.Shard(path.name, 1, len(part), size, digest))
+  split = cache.Split(tuple(written))
   info = cache.CacheInfo(
-    "task", cache.FORMAT_VERSION, {}, {}, {"train": split}, cache.RECORD_LENGTH, "<u2", {}
+    "task", cache.FORMAT_VERSION, {}, {}, {"train": split}, shards.RECORD_LENGTH, "<u2", {}
   )
   (tmp_path / "info.json").write_text(json.dumps(dataclasses.asdict(info)))
   stream = token_stream.TokenStream(tmp_path, "train")
@@ -81,41 +77,13 @@ def test_the_number_of_shards_does_not_change_the_stream(fixture_task, fixture_c
     np.testing.assert_array_equal(_stream(tmp_path / "one", split), _stream(fixture_cache, split))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Endless:
-  """A source that makes its documents up while they are read, and looks at what is written."""
-
-  folder: Path
-  written: list[int] = dataclasses.field(default_factory=list)
-
-  def documents(self):
-    return {"train": self._read(), "validation": ["One document."]}
-
-  def provenance(self):
-    return {"made": "up"}
-
-  def _read(self):
-    for number in range(4000):
-      self.written.append(len(list(self.folder.glob(".cache.incomplete*/train-*"))))
-      yield f"This is the document with the number {number}."
-
-
-def test_shards_are_written_while_documents_are_read(tmp_path, fixture_task):
-  source = _Endless(tmp_path)
-  task = dataclasses.replace(fixture_task, source=source)
-  info = cache.write_cache(task, tmp_path / "cache", shard_tokens=cache.RECORD_LENGTH)
-  assert info.splits["train"].documents == 4000
-  assert source.written[-1] >= 10  # of the shards that it then had given rise to
-  ids = fixture_task.vocabulary().encode_batch(list(source.documents()["train"]))
-  assert _stream(tmp_path / "cache").tolist() == [i for document in ids for i in document]
-  *full, last = info.splits["train"].shards
-  assert all(shard.tokens == cache.RECORD_LENGTH for shard in full) and last.tokens > 0
+def _contents(directory) -> dict[str, bytes]:
+  return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 def test_writing_again_gives_the_same_bytes(fixture_task, fixture_cache, tmp_path):
-  cache.write_cache(fixture_task, tmp_path / "again", shard_tokens=500)
-  for path in fixture_cache.iterdir():
-    assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+  cache.write_cache(fixture_task, tmp_path / "again", shard_documents=4)
+  assert _contents(tmp_path / "again") == _contents(fixture_cache)
 
 
 def test_a_finished_cache_is_found_done(fixture_task, fixture_cache):
@@ -133,54 +101,14 @@ def test_the_directory_follows_text_and_vocabulary(fixture_task, tmp_path):
   assert cache.cache_directory(tmp_path, other) != directory
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_job_leaves_nothing_that_looks_complete(tmp_path, fixture_text, kill):
-  (tmp_path / "long.txt").write_text(fixture_text.read_text() * 3000)  # seconds of tokenising
-  code = f"""
-from switch_t5.data import cache, tasks
-task = tasks.get_task("text_span_corruption", text_files={str(tmp_path / "long.txt")!r})
-cache.write_cache(task, {str(tmp_path / "caches" / "cache")!r})
-"""
-  job = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-  while not list((tmp_path).glob("caches/.*incomplete*")):
-    assert job.poll() is None
-    time.sleep(0.01)
-  job.send_signal(kill)
-  assert job.wait(timeout=60) != 0
-  assert not (tmp_path / "caches" / "cache").exists()
-  if kill == signal.SIGINT:  # there was time to tidy up
-    assert list((tmp_path / "caches").iterdir()) == []
-
-
-@dataclasses.dataclass(frozen=True)
-class _OvertakenSource:
-  """A source during whose reading another process writes the same cache."""
-
-  source: tasks.Source
-  directory: Path
-
-  def documents(self):
-    task = tasks.SpanCorruptionTask("t", self.source, vocabulary.embedded_vocabulary_path())
-    cache.write_cache(task, self.directory)
-    return self.source.documents()
-
-  def provenance(self):
-    return self.source.provenance()
-
-
-def test_of_two_jobs_that_write_one_cache_the_first_wins(tmp_path, fixture_task):
-  source = _OvertakenSource(fixture_task.source, tmp_path / "cache")
-  task = dataclasses.replace(fixture_task, name="t", source=source)
-  assert cache.write_cache(task, tmp_path / "cache") == cache.verify(tmp_path / "cache")
-  assert [path.name for path in tmp_path.iterdir()] == ["cache"]
-
-
 def test_what_a_killed_job_left_does_not_disturb_the_next(tmp_path, fixture_task):
-  left = tmp_path / ".cache.incomplete-abc"
-  left.mkdir()
-  (left / "train-00000-of-00001.array_record").write_bytes(b"half")
-  cache.write_cache(fixture_task, tmp_path / "cache")
-  cache.verify(tmp_path / "cache")
+  directory = tmp_path / "cache"
+  directory.mkdir()
+  (directory / ".train-00000-of-00001.array_record.abc.incomplete").write_bytes(b"half")
+  (directory / "train-00000-of-00001.array_record").write_bytes(b"without a record")
+  cache.write_cache(fixture_task, directory)
+  cache.verify(directory)
+  assert list(directory.glob(".*")) == []
 
 
 def test_a_missing_cache_is_refused_with_the_command_that_writes_it(tmp_path):
@@ -193,11 +121,7 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path, fixture_task):
   (tmp_path / "file").write_text("")
   with pytest.raises(errors.DataError, match="cannot be written"):
     cache.write_cache(fixture_task, tmp_path / "file" / "cache")
-  (tmp_path / "occupied").mkdir()
-  (tmp_path / "occupied" / "something").write_text("")
-  with pytest.raises(errors.DataError, match="cannot be written"):
-    cache.write_cache(fixture_task, tmp_path / "occupied")
-  assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "occupied"]
+  assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_missing_or_truncated_shard_is_named(damaged):
@@ -209,6 +133,17 @@ def test_a_missing_or_truncated_shard_is_named(damaged):
   shard.unlink()
   with pytest.raises(errors.DataError, match=f"{shard.name}(.|\n)*missing"):
     cache.read_info(damaged)
+
+
+def test_the_remedy_of_a_damaged_shard_mends_it(damaged, fixture_task, fixture_cache):
+  shard = damaged / "train-00001-of-00003.array_record"
+  shard.write_bytes(shard.read_bytes()[::-1])
+  with pytest.raises(errors.DataError, match=r"delete this file, and info\.json") as raised:
+    cache.verify(damaged)
+  raised.value.value.unlink()
+  (damaged / "info.json").unlink()
+  cache.write_cache(fixture_task, damaged, shard_documents=4)
+  assert _contents(damaged) == _contents(fixture_cache)
 
 
 def test_one_flipped_bit_is_found_by_verify_and_named(damaged):

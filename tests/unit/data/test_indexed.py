@@ -209,7 +209,7 @@ def test_a_split_smaller_than_a_window_is_refused(fixture_cache):
 def test_a_tiny_corpus_is_refused_when_it_is_read(tmp_path):
   (tmp_path / "tiny.txt").write_text("Only one line.")
   task = tasks.get_task("text_span_corruption", text_files=str(tmp_path / "tiny.txt"))
-  cache.write_cache(task, tmp_path / "cache", shard_tokens=500)
+  cache.write_cache(task, tmp_path / "cache", shard_documents=500)
   for split in ("train", "validation"):
     with pytest.raises(errors.DataError, match="smaller than one row"):
       _reader(tmp_path / "cache", split)

@@ -41,9 +41,19 @@ def test_a_source_yields_the_documents_of_its_splits(tfds_data_dir, name):
   assert source.provenance() == {"tfds": data_set, "train": "60", "validation": "20"}
 
 
-def test_a_cache_holds_the_documents_in_their_order(tfds_data_dir, tmp_path):
+def test_a_range_of_documents_is_read_across_files(tfds_data_dir):
+  documents = _task(TASKS[0], tfds_data_dir).source.documents()["train"]
+  whole = list(documents)
+  for start, stop in [(0, 60), (0, 1), (19, 41), (35, 90), (59, 60), (30, 30)]:
+    part = documents[start:stop]
+    assert list(part) == whole[start:stop] and len(part) == len(whole[start:stop])
+  assert list(documents[10:50][5:12]) == whole[15:22]
+
+
+@pytest.mark.parametrize("shard_documents", [1000, 25])
+def test_a_cache_holds_the_documents_in_their_order(tfds_data_dir, tmp_path, shard_documents):
   task = _task(TASKS[0], tfds_data_dir)
-  info = cache.write_cache(task, tmp_path / "cache")
+  info = cache.write_cache(task, tmp_path / "cache", shard_documents=shard_documents)
   assert info.splits["train"].documents == 60
   for split, documents in task.source.documents().items():
     stream = token_stream.TokenStream(tmp_path / "cache", split)

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shards of a cache: which there will be, and how each of them is written.
+
+A *shard* holds the tokens of `shard_documents` documents in a row (the last one of a split may hold
+fewer), so which shards there will be is known before any of them is written, and each can be written
+by another process. Beside the file of a shard stands its *record*, a JSON file, written after it: a
+shard with a record is done. Either file is written under a temporary name of its own, made durable,
+and renamed; two processes that write the same shard write the same bytes.
+
+The file is an ArrayRecord of records of `RECORD_LENGTH` tokens (its last one may be shorter),
+uncompressed little-endian integers of two bytes where the vocabulary allows it, which read twice as
+fast as compressed ones and are hardly larger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+from array_record.python import array_record_module
+
+from switch_t5 import errors
+from switch_t5.data.documents import Documents
+from switch_t5.data.vocabulary import Vocabulary
+
+RECORD_LENGTH = 2048  # tokens; several windows, so that a window rarely needs two records
+_DOCUMENTS_PER_BATCH = 1024
+_ENDING = ".array_record"
+_TEMPORARY = ".incomplete"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One file: its name, what it holds, its size in bytes and its SHA-256 (hex)."""
+
+  file: str
+  documents: int
+  tokens: int
+  size: int
+  sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """The documents of one shard.
+
+  Attributes:
+    split: its name.
+    file: the shard's.
+    start, stop: the documents [start, stop) of the split.
+    total: number of shards of the whole cache.
+  """
+
+  split: str
+  file: str
+  start: int
+  stop: int
+  total: int
+
+  def __len__(self) -> int:
+    return self.stop - self.start
+
+
+def divide(documents: Mapping[str, Documents], shard_documents: int) -> list[Part]:
+  """Returns the parts of all splits, in their order; an empty split has one of no document."""
+  starts = {
+    split: range(0, max(len(texts), 1), shard_documents) for split, texts in documents.items()
+  }
+  total = sum(map(len, starts.values()))
+  parts: list[Part] = []
+  for split, texts in documents.items():
+    for index, start in enumerate(starts[split]):
+      file = f"{split}-{index:05d}-of-{len(starts[split]):05d}{_ENDING}"
+      stop = min(start + shard_documents, len(texts))
+      parts.append(Part(split, file, start, stop, total))
+  return parts
+
+
+def find(directory: Path, part: Part, fingerprint: str) -> Shard | None:
+  """Returns a part's shard if it is done: made from `fingerprint`, and of the size it then had."""
+  record = _read_record(_record_path(directory / part.file))
+  if record is None or record["fingerprint"] != fingerprint:
+    return None
+  return record["shard"]
+
+
+def count(directory: Path) -> tuple[int, int]:
+  """Returns how many shards are done, and of how many; (0, 0) if no record says it."""
+  records = [_read_record(path) for path in directory.glob("*-of-*.json")]
+  totals = [record["total"] for record in records if record is not None]
+  return len(totals), max(totals, default=0)
+
+
+def write(
+  directory: Path,
+  part: Part,
+  documents: Iterable[str],
+  vocabulary: Vocabulary,
+  fingerprint: str,
+  progress: tqdm.tqdm,
+) -> None:
+  """Tokenises a part's documents and writes its shard, then its record.
+
+  Args:
+    directory: of the cache.
+    part: which shard.
+    documents: of the part.
+    vocabulary: for their tokens.
+    fingerprint: of all that the shard follows from.
+    progress: a bar that counts the documents.
+
+  Raises:
+    DataError: the source has fewer or more documents than it says.
+    OSError: it cannot be written.
+  """
+  path = directory / part.file
+  counted = _Counted(documents, progress)
+  with _temporary(path) as temporary:
+    tokens = _write_file(temporary, _records(_tokenise(counted, vocabulary), RECORD_LENGTH))
+    if counted.count != len(part):
+      raise errors.DataError(
+        f"The documents {part.start} to {part.stop} of {part.split} are not all there.",
+        value=f"{counted.count} documents",
+        rule=f"as many as the source says: {len(part)}",
+        remedy="make the source's files complete: prepare the data set, or copy it, again.",
+      )
+    shard = Shard(path.name, counted.count, tokens, temporary.stat().st_size, sha256(temporary))
+    _commit(temporary, path)
+  record = {"fingerprint": fingerprint, "total": part.total, "shard": dataclasses.asdict(shard)}
+  write_json(_record_path(path), record)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+  """Writes a JSON file in one step: it is there whole, or as it was before."""
+  with _temporary(path) as temporary:
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _commit(temporary, path)
+
+
+def remove_temporary_files(directory: Path) -> None:
+  """Removes what was not renamed, of processes that were killed while they wrote."""
+  for path in directory.glob(f".*{_TEMPORARY}"):
+    path.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+  """Returns the SHA-256 of a file, in hex."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def token_dtype(vocabulary: Vocabulary) -> str:
+  """Returns NumPy's name of the integers that are stored."""
+  return "<u2" if vocabulary.size <= 2**16 else "<i4"
+
+
+def _record_path(shard: Path) -> Path:
+  return shard.with_suffix(".json")
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+  """Returns the record of a shard, with the `Shard` itself, or None if the shard is not done."""
+  try:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["shard"] = Shard(**record["shard"])
+    size = (path.parent / record["shard"].file).stat().st_size
+  except (OSError, ValueError, KeyError, TypeError):  # no record, half of one, or no shard
+    return None
+  return record if size == record["shard"].size else None
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+  """Gives a hidden name beside `path` that no other process has; a file left there is removed."""
+  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
+  try:
+    yield temporary
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _commit(temporary: Path, path: Path) -> None:
+  """Makes a file durable, then its name."""
+  _synchronise(temporary)
+  os.replace(temporary, path)
+  _synchronise(path.parent)
+
+
+def _synchronise(path: Path) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+class _Counted:
+  """Documents that are counted as they pass, also on a progress bar."""
+
+  def __init__(self, documents: Iterable[str], progress: tqdm.tqdm):
+    self._documents, self._progress, self.count = documents, progress, 0
+
+  def __iter__(self) -> Iterator[str]:
+    for document in self._documents:
+      self.count += 1
+      self._progress.update()
+      yield document
+
+
+def _tokenise(documents: Iterable[str], vocabulary: Vocabulary) -> Iterator[np.ndarray]:
+  """Yields the tokens of one document after the other."""
+  dtype = np.dtype(token_dtype(vocabulary))
+  documents = iter(documents)
+  while batch := list(itertools.islice(documents, _DOCUMENTS_PER_BATCH)):
+    for ids in vocabulary.encode_batch(batch):
+      yield np.asarray(ids, dtype)
+
+
+def _records(pieces: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
+  """Yields the pieces joined and cut into records of `length` tokens; the last may be shorter."""
+  waiting: list[np.ndarray] = []
+  for piece in pieces:
+    waiting.append(piece)
+    if sum(map(len, waiting)) >= length:
+      tokens = np.concatenate(waiting)
+      whole = len(tokens) - len(tokens) % length
+      yield from np.split(tokens[:whole], whole // length)
+      waiting = [tokens[whole:]]
+  if any(map(len, waiting)):
+    yield np.concatenate(waiting)
+
+
+def _write_file(path: Path, records: Iterable[np.ndarray]) -> int:
+  """Writes a file of records; returns the number of its tokens."""
+  with _as_os_error():
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+  written = tokens = 0
+  for record in records:
+    with _as_os_error():
+      writer.write(record.tobytes())
+    written, tokens = written + 1, tokens + len(record)
+  with _as_os_error():
+    writer.close()
+    found = array_record_module.ArrayRecordReader(str(path)).num_records()
+  if found != written:
+    raise OSError(f"{found} of {written} records of {path.name} were written")
+  return tokens
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+  """Turns what array_record raises into what it means."""
+  try:
+    yield
+  except RuntimeError as error:
+    raise OSError(str(error)) from error
