@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import pathlib
-import re
-import shlex
+import textwrap
 
+import pages
 import pytest
 import runs
 
@@ -15,34 +14,78 @@ from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.main import MODES
 from switch_t5.cli.show_config import listing
 
-PAGES = [runs.ROOT / "README.md", *sorted((runs.ROOT / "docs").rglob("*.md"))]
 CONFIGURABLES_PAGE = runs.ROOT / "docs" / "configurables.md"
 CALLED = {"train": "train", "eval": "evaluate", "cache": "DatasetConfig", "config": "train"}
+COMMANDS = [command for page in pages.PAGES for command in pages.commands(page)]
 
 pytestmark = pytest.mark.smoke
 
 
-def commands():
-  """Yields the page and the words of each `switch_t5` command in its shell blocks."""
-  for page in PAGES:
-    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
-      for line in block.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
-        if words[:1] == ["switch_t5"]:
-          yield pytest.param(page, words[1:], id=f"{page.stem}: {' '.join(words[1:3])}")
+def identify(command: pages.Command) -> str:
+  return f"{command.page.stem}: {' '.join(command.words[:3])}"
 
 
-@pytest.mark.parametrize(("page", "words"), list(commands()))
-def test_a_command_of_the_pages_is_understood(page: pathlib.Path, words, tmp_path):
+@pytest.mark.parametrize(
+  "command", [c for c in COMMANDS if c.words[0] == "switch_t5"], ids=identify
+)
+def test_a_command_of_the_pages_is_understood(command: pages.Command, tmp_path):
   (tmp_path / "config.gin").write_text("include 'recipes/pretrain_demo.gin'\nMODEL_DIR = 'm'\n")
   # What an earlier command of the page has made.
-  words = [word.replace("runs/demo/config.gin", str(tmp_path / "config.gin")) for word in words]
-  parsed = flags.parse(words)
+  parsed = flags.parse(
+    [
+      str(tmp_path / "config.gin") if word.endswith("/config.gin") else word
+      for word in (pages.with_stand_ins(word) for word in command.words[1:])
+    ]
+  )
   mode = parsed.arguments[0]
   assert mode in MODES
   if parsed.gin_files:
     loaded = gin_setup.load_command_line(parsed, CONFIGURABLES, CALLED[mode])
     loaded.call(CALLED[mode])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=identify)
+def test_a_command_of_the_pages_is_run_or_has_a_reason_why_not(command: pages.Command):
+  listed = command.not_run_because() is not None
+  assert command.is_run() != listed, (
+    f"{command.place}: {command.text}\nAdd it to RUN or to NOT_RUN in tests/pages.py."
+  )
+
+
+def test_nothing_is_listed_that_no_page_has():
+  text = "\n".join(command.text for command in COMMANDS)
+  assert set(pages.NOT_RUN) <= {command.text for command in COMMANDS}
+  assert [begin for begin in pages.RUN if not any(c.begins(begin) for c in COMMANDS)] == []
+  assert [word for word in pages.STAND_INS if word not in text] == []
+
+
+def test_every_shell_block_of_a_page_is_read():
+  for page in pages.PAGES:
+    fences = [line for line in page.read_text().splitlines() if line.startswith("```")]
+    assert set(fences) <= {"```", "```bash", "```python"}, page
+    assert len(fences) % 2 == 0, page
+
+
+def test_a_command_may_go_over_several_lines_and_carry_a_comment(tmp_path):
+  page = tmp_path / "page.md"
+  page.write_text(
+    textwrap.dedent(
+      """\
+      Text.
+
+      ```bash
+      # a comment
+      first --a \\
+        --b  # why
+      python -c "
+      x = 1  # kept
+      "
+      ```
+      """
+    )
+  )
+  found = [(command.line, command.text) for command in pages.commands(page)]
+  assert found == [(5, "first --a \\\n  --b"), (7, 'python -c "\nx = 1  # kept\n"')]
 
 
 def test_the_page_of_configurables_is_what_the_command_prints():
