@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from switch_t5.data import cache, documents, indexed, tasks
+from switch_t5.data import cache, indexed, tasks
 from switch_t5.data.vocabulary import Vocabulary
 from switch_t5.errors import ConfigError, DataError, suggest
 from switch_t5.model.config import ModelConfig
@@ -116,7 +116,7 @@ def prepare_cache(dataset: DatasetConfig, task: tasks.SpanCorruptionTask) -> Pat
   """Returns the task's cache, written by process 0 if it is not there yet."""
   directory = cache.cache_directory(cache_root(dataset), task)
   if jax.process_index() == 0:
-    cache.write_cache(task, directory, splits=documents.SPLITS)
+    cache.write_cache(task, directory)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("cache")
   return directory

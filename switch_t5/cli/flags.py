@@ -32,6 +32,7 @@ class CommandLine:
     process_index: which of them this is.
     dry_run: check everything, train nothing.
     trace_steps: first and last step of a profiler trace, or None.
+    job: (I, N), this job's number, from 0, and how many share the work; None is (0, 1).
     debug: show tracebacks.
     json: print one JSON object.
     list_configurables: print what gin may configure.
@@ -50,6 +51,7 @@ class CommandLine:
   process_index: int | None = None
   dry_run: bool = False
   trace_steps: tuple[int, int] | None = None
+  job: tuple[int, int] | None = None
   debug: bool = False
   json: bool = False
   list_configurables: bool = False
@@ -70,6 +72,7 @@ HELP = (
   ("--process_index=I", "which of them this is, from 0"),
   ("--dry_run", "check everything, then stop (train)"),
   ("--trace_steps=A:B", "write a profiler trace of steps A to B to MODEL_DIR/trace (train)"),
+  ("--job=I/N", "do part I of N, from 0; all may run at once (cache)"),
   ("--debug", "show tracebacks"),
   ("--json", "print JSON (config, eval, checkpoint)"),
   ("--list", "print what gin may configure (config)"),
@@ -87,6 +90,7 @@ def _define() -> flags.FlagValues:
   flags.DEFINE_integer("emulate_devices", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_string("coordinator_address", None, "", flag_values=values)
   flags.DEFINE_string("trace_steps", None, "", flag_values=values)
+  flags.DEFINE_string("job", None, "", flag_values=values)
   flags.DEFINE_integer("process_count", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("process_index", None, "", lower_bound=0, flag_values=values)
   for name in ("dry_run", "debug", "json", "list", "help"):
@@ -128,6 +132,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     process_index=found["process_index"],
     dry_run=found["dry_run"],
     trace_steps=_parse_steps(found["trace_steps"]),
+    job=_parse_job(found["job"]),
     debug=found["debug"],
     json=found["json"],
     list_configurables=found["list"],
@@ -146,6 +151,21 @@ def _parse_steps(text: str | None) -> tuple[int, int] | None:
       value=text,
       rule="A:B, the first and the last step, counted from 1",
       remedy="--trace_steps=10:15",
+    )
+  return int(match[1]), int(match[2])
+
+
+def _parse_job(text: str | None) -> tuple[int, int] | None:
+  """Returns (I, N) of `I/N`."""
+  if text is None:
+    return None
+  match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+  if match is None or int(match[1]) >= int(match[2]):
+    raise ConfigError(
+      "--job is not a part of the work.",
+      value=text,
+      rule="I/N, where I is the number of the job, from 0 to N - 1, and N is how many there are",
+      remedy="--job=0/8 for the first of eight jobs, --job=7/8 for the last",
     )
   return int(match[1]), int(match[2])
 

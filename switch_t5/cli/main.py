@@ -41,7 +41,7 @@ MODES = {
     takes=("dry_run", "trace_steps"),
   ),
   "eval": Mode("evaluate", "evaluate a checkpoint", takes=("json",)),
-  "cache": Mode("cache", "prepare a task's data once, for training to read"),
+  "cache": Mode("cache", "prepare a task's data once, for training to read", takes=("job",)),
   "config": Mode(
     "show_config",
     "print the configuration with every macro resolved",
@@ -56,6 +56,7 @@ _SELECTIVE = {
   "list_configurables": "--list",
   "dry_run": "--dry_run",
   "trace_steps": "--trace_steps",
+  "job": "--job",
 }
 
 

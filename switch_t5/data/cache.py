@@ -80,6 +80,11 @@ class CacheInfo:
   token_dtype: str
   versions: dict[str, str]
 
+  @property
+  def total(self) -> int:
+    """Number of shards of all splits."""
+    return sum(len(split.shards) for split in self.splits.values())
+
 
 @dataclasses.dataclass(frozen=True)
 class Unfinished:

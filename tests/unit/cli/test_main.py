@@ -41,6 +41,11 @@ def test_help_lists_every_mode_with_a_line(capsys):
     (["train", "--gin.MODEL_DIR", "x"], "--gin.MODEL_DIR", "--gin.MODEL_DIR=VALUE"),
     (["train", "recipes/x.gin"], "recipes/x.gin", "takes flags only"),
     (["train", "--json"], "--json", "config, checkpoint"),
+    (["train", "--job=0/2"], "--job", "Only for: cache"),
+    *(
+      (["cache", f"--job={value}"], value, "--job=0/8")
+      for value in ("8/8", "9/8", "3", "-1/8", "0/0", "1/2/3", "a/b", "\u0663/8", " 1/8", "0")
+    ),
     (["config", "--import=no_such_module"], "no_such_module", "my_tasks for my_tasks.py"),
   ],
 )
