@@ -133,8 +133,9 @@ def commands(page: pathlib.Path) -> Iterator[Command]:
 
 
 def files(page: pathlib.Path) -> dict[str, str]:
-  """Returns the files that a page writes out: its Python blocks that open with `# NAME.py`."""
-  named = ((re.match(r"# (\w+\.py)\n", block), block) for _, block in _blocks(page, "python"))
+  """Returns the files that a page writes out: Python and gin blocks that open with `# NAME.py`."""
+  blocks = (block for _, block in _blocks(page, "python|gin"))
+  named = ((re.match(r"# (\w+\.(?:py|gin))\n", block), block) for block in blocks)
   return {match[1]: block for match, block in named if match}
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
 import textwrap
 
 import pages
@@ -11,6 +13,7 @@ import runs
 
 from switch_t5.cli import flags, gin_setup
 from switch_t5.cli.configurables import CONFIGURABLES
+from switch_t5.cli.configuration import parameters
 from switch_t5.cli.main import MODES
 from switch_t5.cli.show_config import listing
 
@@ -28,15 +31,15 @@ def identify(command: pages.Command) -> str:
 @pytest.mark.parametrize(
   "command", [c for c in COMMANDS if c.words[0] == "switch_t5"], ids=identify
 )
-def test_a_command_of_the_pages_is_understood(command: pages.Command, tmp_path):
-  (tmp_path / "config.gin").write_text("include 'recipes/pretrain_demo.gin'\nMODEL_DIR = 'm'\n")
-  # What an earlier command of the page has made.
-  parsed = flags.parse(
-    [
-      str(tmp_path / "config.gin") if word.endswith("/config.gin") else word
-      for word in (pages.with_stand_ins(word) for word in command.words[1:])
-    ]
-  )
+def test_a_command_of_the_pages_is_understood(command: pages.Command, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name, text in pages.files(command.page).items():
+    (tmp_path / name).write_text(text)
+  parsed = flags.parse([pages.with_stand_ins(word) for word in command.words[1:]])
+  for name in parsed.gin_files:
+    if name.endswith("/config.gin"):  # what an earlier command of the page has made
+      (tmp_path / name).parent.mkdir(parents=True)
+      (tmp_path / name).write_text("include 'recipes/pretrain_demo.gin'\nMODEL_DIR = 'm'\n")
   mode = parsed.arguments[0]
   assert mode in MODES
   if parsed.gin_files:
@@ -62,8 +65,21 @@ def test_nothing_is_listed_that_no_page_has():
 def test_every_shell_block_of_a_page_is_read():
   for page in pages.PAGES:
     fences = [line for line in page.read_text().splitlines() if line.startswith("```")]
-    assert set(fences) <= {"```", "```bash", "```python"}, page
+    assert set(fences) <= {"```", "```bash", "```python", "```gin"}, page
     assert len(fences) % 2 == 0, page
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.stem)
+def test_every_parameter_that_a_page_names_can_be_set(page: pathlib.Path):
+  # Of a table the last column: others hold the names of other projects.
+  text = "\n".join(line.strip("| ").rpartition("|")[2] for line in page.read_text().splitlines())
+  named = re.findall(r"`(\w+)\.(\w+)\b", text)
+  unknown = [
+    f"{selector}.{parameter}"
+    for selector, parameter in named
+    if selector in CONFIGURABLES and parameter not in parameters(CONFIGURABLES[selector])
+  ]
+  assert unknown == []
 
 
 def test_a_command_may_go_over_several_lines_and_carry_a_comment(tmp_path):
