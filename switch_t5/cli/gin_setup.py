@@ -6,6 +6,7 @@ configuration cannot run code, and a mistake is named with its file and line:
 
 - selectors, parameters and references that are not on the list;
 - macros that nothing uses (a misspelt definition) and macros that nothing defines (a misspelt use);
+- bindings in a scope that no reference names, which would have no effect;
 - values that were left at `%gin.REQUIRED`;
 - macros and references that lead back to themselves.
 """
@@ -86,6 +87,7 @@ def _load(
   bound = {s.key: s for s in statements if not _is_macro(s)}
   for statement in statements:
     _check_names(statement, configurables)
+  _check_scopes(statements)
   _check_macros(statements, macros, bound)
   values: dict[Node, dict[str, Any]] = {}
   for statement in bound.values():
@@ -153,6 +155,20 @@ def _check_names(statement: Statement, configurables: Mapping[str, Callable[...,
         f"{place}: gin may not refer to this name.",
         value=f"{statement.key} = {item}",
         remedy=t5x_names.selector_remedy(item.selector, configurables),
+      )
+
+
+def _check_scopes(statements: Sequence[Statement]) -> None:
+  """Refuses bindings in a scope that no reference names, such as T5X's `train/DatasetConfig`."""
+  items = [item for statement in statements for item in contents(statement.value)]
+  named = [f"{item.scope}/" for item in items if isinstance(item, Reference)]
+  for statement in statements:
+    if statement.scope and not any(n.startswith(f"{statement.scope}/") for n in named):
+      raise ConfigError(
+        f"{statement.place}: no reference names this scope.",
+        value=statement.key,
+        rule="a binding of scope/selector holds where @scope/selector is evaluated",
+        remedy=f"Write {statement.selector}.{statement.parameter}, without the scope.",
       )
 
 

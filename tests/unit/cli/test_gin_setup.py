@@ -191,6 +191,7 @@ def test_the_operative_configuration_writes_every_kind_of_value(folder):
     ("singleton.constructor = @train", "singleton", "built-ins are closed"),
     ("NAME/macro.value = 3", "macro", "NAME = VALUE"),
     ("a/NAME = 3", "a/NAME", "Write NAME = VALUE"),
+    ("train/dataset.split = 'train'", "train/dataset.split", "dataset.split, without the scope"),
     ("import os", "import os", "--import=MODULE"),
     ("from os import path as p", "from os import path as p", "--import=MODULE"),
     ("STEPS = 5\ntrain.steps = %STEP", "%STEP", "Did you mean STEPS?"),
