@@ -40,6 +40,8 @@ STAND_INS = {
   "gs://mine/": "mine/",
   "models/NAME.gin": "models/switch_base_8.gin",
   "vocab_size=16000": "vocab_size=500",
+  "TRAIN_STEPS=4000": "TRAIN_STEPS=40",
+  "checkpoint_4000": "checkpoint_40",
 }
 STEPS = 20
 # Later files win: a model and a batch that take seconds, with all that makes a Switch Transformer.
@@ -55,8 +57,8 @@ ModelConfig.num_encoder_sparse_layers = 1
 ModelConfig.num_decoder_sparse_layers = 1
 ModelConfig.sequences_per_group = 1
 ModelConfig.activation_dtype = 'float32'
-TASK_FEATURE_LENGTHS = {'inputs': 128, 'targets': 32}
-BATCH_SIZE = 16
+TASK_FEATURE_LENGTHS = {'inputs': 32, 'targets': 16}
+BATCH_SIZE = 8
 MESH_SHAPE = (1, 1, 1)
 train.eval_steps = 2
 """
