@@ -4,15 +4,22 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Collection
 
 TEXT = pathlib.Path(__file__).parents[1] / "data" / "fixture.txt"
 FEATURES = ("text", "url", "content-type", "content-length", "timestamp")
 
 
-def prepare(folder: pathlib.Path, config: str, version: str, counts: dict[str, int]) -> None:
+def prepare(
+  folder: pathlib.Path,
+  config: str,
+  version: str,
+  counts: dict[str, int],
+  faulty: Collection[int] = (),
+) -> None:
   """Prepares `c4/CONFIG:VERSION` in a TFDS data directory, with so many documents by split.
 
-  Each split has three files.
+  Each split has three files; the documents of the numbers `faulty` are not UTF-8.
   """
   import tensorflow_datasets as tfds
 
@@ -22,7 +29,10 @@ def prepare(folder: pathlib.Path, config: str, version: str, counts: dict[str, i
     version=version,
     features=tfds.features.FeaturesDict({name: tfds.features.Text() for name in FEATURES}),
     split_datasets={
-      split: list(enumerate(map(_example, documents(split, count))))
+      split: [
+        (number, _example(b"caf\xe9" if number in faulty else text))
+        for number, text in enumerate(documents(split, count))
+      ]
       for split, count in counts.items()
     },
     data_dir=folder,
@@ -36,5 +46,5 @@ def documents(split: str, count: int) -> list[str]:
   return [f"{split} {i}. {paragraphs[i % len(paragraphs)]}" for i in range(count)]
 
 
-def _example(text: str) -> dict[str, str]:
-  return dict.fromkeys(FEATURES, "-") | {"text": text}
+def _example(text: str | bytes) -> dict[str, str | bytes]:
+  return {**dict.fromkeys(FEATURES, "-"), "text": text}

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents and their split into training and validation.
+"""Documents: their split into training and validation, and those that are skipped.
 
 A *document* is one string of text. Which split it belongs to follows from a hash of its text alone,
 so a document never changes sides when others are added, and copies of it stay on one side.
+
+A *faulty* document cannot be read as it should be: bad UTF-8, a line that is not JSON. A source gives
+each to a `SkipBudget`, which raises when there are more than may be skipped. Which documents are
+faulty does not depend on the budget.
 """
 
 from __future__ import annotations
@@ -12,12 +16,16 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
+from absl import logging
+
+from switch_t5 import errors
 
 TRAIN = "train"
 VALIDATION = "validation"
 SPLITS = (TRAIN, VALIDATION)
 VALIDATION_FRACTION = 0.05
 _SHUFFLE_SEED = 0
+_SHOWN_FAULTS = 20
 
 
 class Documents(Protocol):
@@ -34,6 +42,45 @@ class Documents(Protocol):
 
   def __getitem__(self, part: slice, /) -> Documents:
     """Returns those of a range [start:stop]."""
+
+
+class SkipBudget:
+  """How many faulty documents may be skipped; counts them, and the lines of files.
+
+  Attributes:
+    limit: the number that may be skipped.
+    skipped: the number that was.
+    lines_read: lines of files, blank ones included, that were read. With `lines_skipped` it is the
+      number of lines there are.
+    lines_skipped: lines that faulty documents were made of.
+  """
+
+  def __init__(self, limit: int = 0):
+    self.limit = limit
+    self.skipped = self.lines_read = self.lines_skipped = 0
+
+  def skip(self, fault: errors.DataError) -> None:
+    """Counts a faulty document and logs its fault; of many, the first.
+
+    Args:
+      fault: says what is wrong, and where: the file, the line and the byte.
+
+    Raises:
+      DataError: the fault, if no more may be skipped.
+    """
+    if self.skipped >= self.limit:
+      raise errors.DataError(
+        fault.what,
+        value=fault.value,
+        rule=fault.rule if self.limit == 0 else f"{fault.rule}; {self.limit} others were skipped",
+        remedy=f"{fault.remedy} Or let up to N faulty documents be skipped: "
+        "DatasetConfig.skip_budget = N.",
+      ) from fault
+    self.skipped += 1
+    if self.skipped <= _SHOWN_FAULTS:
+      logging.warning("Skipped: %s %s: %s", fault.what, fault.value, fault.rule)
+    if self.skipped == _SHOWN_FAULTS:
+      logging.warning("Further faulty documents are skipped without a word, and counted.")
 
 
 def document_hash(document: str) -> int:

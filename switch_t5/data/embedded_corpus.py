@@ -76,8 +76,9 @@ class EmbeddedCorpus:
 
   packages: tuple[str, ...] = tuple(PACKAGES)
 
-  def documents(self) -> dict[str, list[str]]:
-    """Returns the documents of each split, as `read` finds them."""
+  def documents(self, budget: documents_lib.SkipBudget | None = None) -> dict[str, list[str]]:
+    """Returns the documents of each split, as `read` finds them; none is faulty."""
+    del budget
     return documents_lib.split_and_shuffle(self.read())
 
   def read(self) -> list[str]:

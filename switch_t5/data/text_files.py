@@ -5,29 +5,39 @@
 - .jsonl: each line is an object whose key "text" holds one document; blank lines are skipped.
 
 A file with any other ending is read as .txt. Text is UTF-8 (a byte-order mark is ignored); `.gz`
-alone decides that a file is decompressed. Whatever is wrong is an error that names the file and the
-place in it, counted in the decompressed bytes; nothing is skipped.
+alone decides that a file is decompressed. A line has at most `MAX_LINE_BYTES`.
+
+Whatever is wrong is an error that names the file and the place in it, counted in the decompressed
+bytes. A line that is wrong may be skipped under a budget (`documents.SkipBudget`), with the whole
+document that it is in; a file that cannot be read to its end is always an error. Every line is counted
+as read or as skipped.
+
+Files are read line by line: one line is held in memory, and the documents.
 """
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import glob
 import gzip
 import hashlib
 import json
 import os
-import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedReader
+from typing import NamedTuple
 
 import tqdm
+from absl import logging
 
 from switch_t5 import errors
 from switch_t5.data import documents as documents_lib
 
 TEXT_KEY = "text"
-_BLANK_LINES = re.compile(r"\n[^\S\n]*\n")
+MAX_LINE_BYTES = 8 * 2**20
+_PASSED_BYTES = 2**20  # of a longer line, at a time
 _FORMATS = "a .txt or .jsonl file, or one of these compressed as .gz"
 
 
@@ -41,14 +51,18 @@ class TextFiles:
 
   paths: tuple[str, ...]
 
-  def documents(self) -> dict[str, list[str]]:
+  def documents(self, budget: documents_lib.SkipBudget | None = None) -> dict[str, list[str]]:
     """Reads all files; returns the documents of each split. Shows a progress bar on a terminal.
+
+    Args:
+      budget: of faulty documents; none may be skipped if it is not given.
 
     Raises:
       DataError: a file is empty, malformed, or cannot be read.
     """
+    budget = budget or documents_lib.SkipBudget()
     files = tqdm.tqdm(self.paths, desc="text files", unit="file", disable=None)
-    texts = [document for path in files for document in read_documents(path)]
+    texts = [document for path in files for document in read_documents(path, budget)]
     return documents_lib.split_and_shuffle(texts)
 
   def provenance(self) -> dict[str, str]:
@@ -97,19 +111,46 @@ def find_files(patterns: str | Sequence[str]) -> tuple[str, ...]:
   return tuple(sorted(files))
 
 
-def read_documents(path: str) -> Iterator[str]:
-  """Yields the documents of one file.
+class _Line(NamedTuple):
+  """One line: its number from 1, the byte where it begins, and its text, or what is wrong with it."""
+
+  number: int
+  offset: int
+  text: str
+  fault: errors.DataError | None = None
+
+
+class _Piece(NamedTuple):
+  """Lines that are read or skipped together: a document, which may be blank, or a faulty one."""
+
+  text: str
+  lines: int = 1
+  fault: errors.DataError | None = None
+
+
+def read_documents(path: str, budget: documents_lib.SkipBudget | None = None) -> Iterator[str]:
+  """Yields the documents of one file, and counts its lines.
+
+  Args:
+    path: of the file.
+    budget: of faulty documents; none may be skipped if it is not given.
 
   Raises:
     DataError: the file is empty, malformed, or cannot be read.
   """
-  text = _decode(path, _read(path))
-  stem = path.removesuffix(".gz")
-  documents = _json_lines(path, text) if stem.endswith(".jsonl") else _plain_text(text)
-  empty = True
-  for document in documents:
-    empty = False
-    yield document
+  budget = budget or documents_lib.SkipBudget()
+  before, lines_read, lines_skipped = budget.skipped, 0, 0
+  lines, empty = _lines(path), True
+  is_json = path.removesuffix(".gz").endswith(".jsonl")
+  for piece in _json_lines(path, lines) if is_json else _paragraphs(lines, budget):
+    if piece.fault is not None:
+      budget.skip(piece.fault)
+      lines_skipped += piece.lines
+    else:
+      lines_read += piece.lines
+    if document := piece.text.strip():
+      yield document
+    empty = empty and not document and piece.fault is None
   if empty:
     raise errors.DataError(
       "The text file is empty.",
@@ -117,48 +158,93 @@ def read_documents(path: str) -> Iterator[str]:
       rule="a file holds at least one document that is not blank",
       remedy="put text into it, or take it out of TEXT_FILES.",
     )
+  budget.lines_read += lines_read
+  budget.lines_skipped += lines_skipped
+  if lines_skipped:
+    logging.warning(
+      "%s: %d of %d lines skipped, %d document(s)",
+      path,
+      lines_skipped,
+      lines_read + lines_skipped,
+      budget.skipped - before,
+    )
 
 
-def _plain_text(text: str) -> Iterator[str]:
-  text = text.replace("\r\n", "\n").strip()
-  separated = _BLANK_LINES.search(text) is not None
-  for document in _BLANK_LINES.split(text) if separated else text.split("\n"):
-    if document := document.strip():
-      yield document
+def _paragraphs(lines: Iterable[_Line], budget: documents_lib.SkipBudget) -> Iterator[_Piece]:
+  """Yields the documents of plain text.
+
+  Whether blank lines separate them is known at the first one that has text before and after it; the
+  lines until then are held.
+  """
+  paragraph: list[_Piece] = []
+  separated = ended = False
+  faults = surplus = 0
+  for line in lines:
+    if line.fault is None and not line.text.strip():
+      ended = True
+      yield _Piece("")
+      continue
+    if ended and paragraph:
+      separated = True
+      yield _join(paragraph, surplus)
+      paragraph, faults, surplus = [], 0, 0
+    ended = False
+    if line.fault is not None and faults > budget.limit:
+      surplus += 1  # more would fill memory with the faults of a file that is no text
+    else:
+      paragraph.append(_Piece(line.text, 1, line.fault))
+      faults += line.fault is not None
+  if separated and paragraph:
+    yield _join(paragraph, surplus)
+  else:
+    yield from paragraph
 
 
-def _json_lines(path: str, text: str) -> Iterator[str]:
-  offset = 0  # in bytes
-  for number, line in enumerate(text.split("\n"), start=1):
-    place = f"{path}, line {number} (byte {offset})"
-    offset += len(line.encode("utf-8")) + 1
-    if not line.strip():
+def _join(lines: Sequence[_Piece], surplus: int) -> _Piece:
+  """Returns lines, and a number of further faulty ones, as one piece."""
+  fault = next((line.fault for line in lines if line.fault is not None), None)
+  text = "" if fault is not None else "\n".join(line.text for line in lines)
+  return _Piece(text, len(lines) + surplus, fault)
+
+
+def _json_lines(path: str, lines: Iterable[_Line]) -> Iterator[_Piece]:
+  """Yields the documents of JSON lines."""
+  for line in lines:
+    if line.fault is not None or not line.text.strip():
+      yield _Piece("", 1, line.fault)
       continue
     try:
-      record = json.loads(line)
-    except ValueError as error:
-      raise errors.DataError(
-        "A line is not JSON.",
-        value=place,
-        rule=f"one JSON object per line ({error})",
-        remedy="mend or remove the line.",
-      ) from error
-    if not isinstance(record, dict) or not isinstance(record.get(TEXT_KEY), str):
-      raise errors.DataError(
-        f'A JSON line has no "{TEXT_KEY}".',
-        value=place,
-        rule=f'each line is an object whose key "{TEXT_KEY}" holds a string',
-        remedy=f'name the key "{TEXT_KEY}", or convert the file to .txt.',
-      )
-    if not _is_unicode(record[TEXT_KEY]):
-      raise errors.DataError(
-        "A JSON line holds half a character.",
-        value=place,
-        rule=r"escapes from \ud800 to \udfff come in pairs",
-        remedy="mend or remove the line.",
-      )
-    if document := record[TEXT_KEY].strip():
-      yield document
+      yield _Piece(_json_text(line.text, _place(path, line.number, line.offset)))
+    except errors.DataError as fault:
+      yield _Piece("", 1, fault)
+
+
+def _json_text(line: str, place: str) -> str:
+  """Returns the text of a JSON line; raises a DataError if it has none."""
+  try:
+    record = json.loads(line)
+  except (ValueError, RecursionError) as error:
+    raise errors.DataError(
+      "A line is not JSON.",
+      value=place,
+      rule=f"one JSON object per line ({error})",
+      remedy="mend or remove the line.",
+    ) from error
+  if not isinstance(record, dict) or not isinstance(record.get(TEXT_KEY), str):
+    raise errors.DataError(
+      f'A JSON line has no "{TEXT_KEY}".',
+      value=place,
+      rule=f'each line is an object whose key "{TEXT_KEY}" holds a string',
+      remedy=f'name the key "{TEXT_KEY}", or convert the file to .txt.',
+    )
+  if not _is_unicode(record[TEXT_KEY]):
+    raise errors.DataError(
+      "A JSON line holds half a character.",
+      value=place,
+      rule=r"escapes from \ud800 to \udfff come in pairs",
+      remedy="mend or remove the line.",
+    )
+  return record[TEXT_KEY]
 
 
 def _is_unicode(text: str) -> bool:
@@ -169,10 +255,21 @@ def _is_unicode(text: str) -> bool:
   return True
 
 
-def _read(path: str) -> bytes:
+def _lines(path: str) -> Iterator[_Line]:
+  """Yields the lines of a file without their ends, each held in memory alone."""
   try:
     with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-      return file.read()
+      number = offset = 0
+      while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        whole = len(line) <= MAX_LINE_BYTES or line.endswith(b"\n")
+        if whole:
+          yield _decode(path, number, offset, line)
+          offset += len(line)
+        else:
+          length = len(line) + _pass_rest(file)
+          yield _Line(number, offset, "", _too_long(_place(path, number, offset), length))
+          offset += length
   except (EOFError, gzip.BadGzipFile, zlib.error) as error:
     raise errors.DataError(
       "A compressed file is damaged.",
@@ -184,18 +281,44 @@ def _read(path: str) -> bytes:
     raise _unreadable(path, error) from error
 
 
-def _decode(path: str, content: bytes) -> str:
+def _pass_rest(file: gzip.GzipFile | BufferedReader) -> int:
+  """Reads to the end of a line without holding it; returns the number of bytes."""
+  length = 0
+  while part := file.readline(_PASSED_BYTES):
+    length += len(part)
+    if part.endswith(b"\n"):
+      break
+  return length
+
+
+def _decode(path: str, number: int, offset: int, line: bytes) -> _Line:
+  if line.endswith(b"\n"):
+    line = line[: -2 if line.endswith(b"\r\n") else -1]
+  start = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
   try:
-    return content.decode("utf-8-sig")
+    return _Line(number, offset, line[start:].decode("utf-8"))
   except UnicodeDecodeError as error:
-    offset = error.start + (len(content) - len(error.object))  # after a byte-order mark
-    line = content[:offset].count(b"\n") + 1
-    raise errors.DataError(
+    start += error.start
+    fault = errors.DataError(
       "A text file is not UTF-8.",
-      value=f"{path}, line {line} (byte {offset}): {content[offset : offset + 4]!r}",
+      value=f"{_place(path, number, offset + start)}: {line[start : start + 4]!r}",
       rule=f"text is UTF-8 ({error.reason})",
       remedy="convert it, for example: iconv -f LATIN1 -t UTF-8 OLD > NEW.",
-    ) from error
+    )
+    return _Line(number, offset, "", fault)
+
+
+def _too_long(place: str, length: int) -> errors.DataError:
+  return errors.DataError(
+    "A line is too long.",
+    value=f"{place}: {length:,} bytes",
+    rule=f"a line has at most {MAX_LINE_BYTES:,} bytes: it is held in memory whole",
+    remedy="break the line up, or remove it.",
+  )
+
+
+def _place(path: str, number: int, offset: int) -> str:
+  return f"{path}, line {number} (byte {offset})"
 
 
 def _sha256(path: str) -> str:

@@ -7,8 +7,11 @@ is loaded only to read the documents themselves.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import itertools
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +20,7 @@ from switch_t5.data import documents as documents_lib
 
 TEXT_FEATURE = "text"
 _DOCUMENTS_PER_BATCH = 256
+_NOT_THE_MESSAGE = re.compile(r"\{\{.*?\}\} *| *\[Op:.*")  # of TensorFlow's errors
 
 # The languages of mC4, as TFDS names its splits: CLD3's codes.
 _CODES = (
@@ -45,15 +49,23 @@ class TfdsSource:
   splits: tuple[tuple[str, str], ...]
   data_dir: str | None = None
 
-  def documents(self) -> dict[str, TfdsDocuments]:
+  def documents(self, budget: documents_lib.SkipBudget | None = None) -> dict[str, TfdsDocuments]:
     """Returns the documents of each split, which are read while they are iterated over.
+
+    Args:
+      budget: of documents that are not UTF-8; none may be skipped if it is not given.
 
     Raises:
       DataError: the data set is not prepared, or has no such split.
     """
     builder = self._builder()
     return {
-      split: TfdsDocuments(builder, name, range(builder.info.splits[name].num_examples))
+      split: TfdsDocuments(
+        builder,
+        name,
+        range(builder.info.splits[name].num_examples),
+        budget or documents_lib.SkipBudget(),
+      )
       for split, name in self.splits
     }
 
@@ -112,11 +124,13 @@ class TfdsDocuments:
     builder: a `tfds.core.DatasetBuilder`.
     split: its name, as TFDS has it.
     numbers: of the documents, in steps of 1.
+    budget: of faulty documents.
   """
 
   builder: Any
   split: str
   numbers: range
+  budget: documents_lib.SkipBudget
 
   def __len__(self) -> int:
     return len(self.numbers)
@@ -128,18 +142,57 @@ class TfdsDocuments:
     if not self.numbers:
       return  # TFDS refuses an empty range
     load_tensorflow()
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    dataset = self.builder.as_dataset(
+    number = self.numbers.start
+    try:
+      for batch in tfds.as_numpy(self._batches()):
+        for text in batch[TEXT_FEATURE]:
+          try:
+            yield text.decode("utf-8")
+          except UnicodeDecodeError as error:
+            self.budget.skip(self._fault(number, error))
+          number += 1
+    except tf.errors.OpError as error:
+      raise self._unreadable(number, error) from error
+
+  def _batches(self) -> Any:
+    """Returns a `tf.data.Dataset` of batches of the documents."""
+    import tensorflow_datasets as tfds
+
+    return self.builder.as_dataset(
       split=f"{self.split}[{self.numbers.start}:{self.numbers.stop}]",
       decoders=tfds.decode.PartialDecoding({TEXT_FEATURE: True}),
       batch_size=_DOCUMENTS_PER_BATCH,
       # One file after the other: else the order within a range depends on where it begins.
       read_config=tfds.ReadConfig(interleave_cycle_length=1),
     )
-    for batch in tfds.as_numpy(dataset):
-      for text in batch[TEXT_FEATURE]:
-        yield text.decode("utf-8")
+
+  def _fault(self, number: int, error: UnicodeDecodeError) -> errors.DataError:
+    return errors.DataError(
+      "A document is not UTF-8.",
+      value=f"{self.builder.info.full_name}, split {self.split}, document {number} "
+      f"(byte {error.start} of it): {error.object[error.start : error.start + 4]!r}",
+      rule=f"text is UTF-8 ({error.reason})",
+      remedy="mend it and prepare the data set again.",
+    )
+
+  def _unreadable(self, number: int, error: Exception) -> errors.DataError:
+    """Returns the error of files that cannot be read on at a document, or soon after it."""
+    last = min(number + _DOCUMENTS_PER_BATCH, self.numbers.stop) - 1
+    info = self.builder.info.splits[self.split]
+    ends = list(itertools.accumulate(info.shard_lengths))
+    first_file, last_file = (bisect.bisect_right(ends, n) for n in (number, last))
+    files = [os.fspath(path) for path in info.filepaths[first_file : last_file + 1]]
+    return errors.DataError(
+      "A data set cannot be read.",
+      value=f"{self.builder.info.full_name}, split {self.split}, documents {number} to {last}: "
+      f"{', '.join(files)}",
+      rule=f"whole files of TFDS ({_NOT_THE_MESSAGE.sub('', str(error).splitlines()[0])})",
+      remedy="copy the file again, or prepare the data set again: what follows a damaged record "
+      "cannot be read, so it cannot be skipped.",
+    )
 
 
 def c4(version: str, data_dir: str | None) -> TfdsSource:

@@ -6,11 +6,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
+import re
 
 import pytest
 
 from switch_t5 import errors
-from switch_t5.data import text_files
+from switch_t5.data import documents, text_files
 
 
 def _write(path, content: str | bytes):
@@ -124,3 +126,163 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
   for method in (source.documents, source.provenance):
     with pytest.raises(errors.DataError, match=r"gone\.txt"):
       method()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz", "a.jsonl.gz"])
+def test_a_line_of_ten_megabytes_is_named_with_its_length(tmp_path, name):
+  long = b"x" * 10_000_000
+  path = _write(tmp_path / name, b'{"text": "One."}\n\n' + long + b"\n\n" + b'{"text": "Two."}\n')
+  with pytest.raises(errors.DataError, match="too long") as raised:
+    _read(path)
+  assert raised.value.value == f"{path}, line 3 (byte 18): 10,000,001 bytes"
+  assert "8,388,608" in raised.value.rule
+  budget = documents.SkipBudget(1)
+  kept = list(text_files.read_documents(path, budget))
+  assert [json.loads(d)["text"] if ".txt" in name else d for d in kept] == ["One.", "Two."]
+  assert (budget.lines_read, budget.lines_skipped, budget.skipped) == (4, 1, 1)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_line_of_the_greatest_length_is_read(tmp_path, monkeypatch, end):
+  monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 8)
+  assert _read(_write(tmp_path / "a.txt", f"12345678\n123456{end}")) == ["12345678", "123456"]
+  with pytest.raises(errors.DataError, match=r"line 2 \(byte 2\): 9 bytes"):
+    _read(_write(tmp_path / "a.txt", "1\n123456789"))
+
+
+def test_a_long_line_is_not_held_in_memory(tmp_path):
+  import tracemalloc
+
+  path = _write(tmp_path / "a.txt", b"One.\n\n" + b"x" * 200_000_000 + b"\n\nTwo.\n")
+  tracemalloc.start()
+  try:
+    assert list(text_files.read_documents(path, documents.SkipBudget(1))) == ["One.", "Two."]
+    assert tracemalloc.get_traced_memory()[1] < 4 * text_files.MAX_LINE_BYTES
+  finally:
+    tracemalloc.stop()
+
+
+def test_the_whole_document_of_a_faulty_line_is_skipped_and_counts_once(tmp_path):
+  content = b"One\nand \xff more,\n\xfe\nand more.\n\nTwo.\n"
+  budget = documents.SkipBudget(1)
+  path = _write(tmp_path / "a.txt", content)
+  assert list(text_files.read_documents(path, budget)) == ["Two."]
+  assert (budget.lines_read, budget.lines_skipped, budget.skipped) == (2, 4, 1)
+
+
+def test_where_lines_are_documents_each_faulty_line_counts(tmp_path):
+  path = _write(tmp_path / "a.txt", b"\nOne.\n\xff\nTwo.\n\xfe\n\n")
+  budget = documents.SkipBudget(2)
+  assert list(text_files.read_documents(path, budget)) == ["One.", "Two."]
+  assert (budget.lines_read, budget.lines_skipped, budget.skipped) == (4, 2, 2)
+  with pytest.raises(errors.DataError, match="line 5"):
+    list(text_files.read_documents(path, documents.SkipBudget(1)))
+
+
+def test_a_file_that_is_no_text_does_not_fill_memory_with_faults(tmp_path):
+  path = _write(tmp_path / "a.txt", b"\xff\n" * 10_000)
+  with pytest.raises(errors.DataError, match=r"line 11 \(byte 20\)"):
+    list(text_files.read_documents(path, documents.SkipBudget(10)))
+  _write(tmp_path / "a.txt", b"\xff\n" * 10_000 + b"\nOne.\n")  # one document, after all
+  budget = documents.SkipBudget(10)
+  assert list(text_files.read_documents(path, budget)) == ["One."]
+  assert (budget.lines_read, budget.lines_skipped, budget.skipped) == (2, 10_000, 1)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_a_file_whose_lines_were_all_skipped_is_not_empty(tmp_path, name):
+  budget = documents.SkipBudget(5)
+  path = _write(tmp_path / name, b"\xff\n\n")
+  assert list(text_files.read_documents(path, budget)) == []
+  assert (budget.lines_read, budget.lines_skipped) == (1, 1)
+
+
+def test_a_deeply_nested_line_is_a_fault_like_another(tmp_path):
+  path = _write(tmp_path / "a.jsonl", "[" * 100_000 + '\n{"text": "One."}\n')
+  assert list(text_files.read_documents(path, documents.SkipBudget(1))) == ["One."]
+
+
+def test_skipped_lines_are_summed_over_files_and_told_by_file(tmp_path, caplog):
+  paths = [_write(tmp_path / f"{i}.jsonl", b'{"text": "One."}\n' + b"bad\n" * i) for i in range(3)]
+  budget = documents.SkipBudget(3)
+  splits = text_files.TextFiles(tuple(paths)).documents(budget)
+  assert sum(map(len, splits.values())) == 3
+  assert (budget.lines_read, budget.lines_skipped, budget.skipped) == (3, 3, 3)
+  told = [message for message in caplog.messages if "lines skipped" in message]
+  assert told == [
+    f"{paths[1]}: 1 of 2 lines skipped, 1 document(s)",
+    f"{paths[2]}: 2 of 3 lines skipped, 2 document(s)",
+  ]
+
+
+def test_a_damaged_gzip_file_is_not_skipped(tmp_path):
+  path = tmp_path / "a.txt.gz"
+  path.write_bytes(gzip.compress(os.urandom(300).hex().encode())[:200])
+  with pytest.raises(errors.DataError, match="damaged"):
+    list(text_files.read_documents(str(path), documents.SkipBudget(100)))
+
+
+def _count_lines(content: bytes) -> int:
+  return content.count(b"\n") + (content != b"" and not content.endswith(b"\n"))
+
+
+_TEXT_FAULTS = (b"caf\xe9.", b"\xff" * 20, b"x" * 65, b"cut \xe2\x82", b"\xed\xa0\x80")
+_JSON_FAULTS = (
+  *_TEXT_FAULTS,
+  b"{",
+  b"word",
+  b'{"txt": "a"}',
+  b'{"text": null}',
+  rb'{"text": "\ud800"}',
+)
+
+
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz", "a.jsonl.gz"])
+def test_lines_read_and_skipped_are_the_lines_there(tmp_path, monkeypatch, name, seed):
+  monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 64)
+  rng = random.Random(f"{seed} {name}")
+  is_json = "jsonl" in name
+  end = rng.choice([b"\n", b"\r\n"])
+  lines, expected, faulty, skipped_lines = [b""] * rng.randrange(3), [], 0, 0
+  several = rng.random() < 0.7  # documents separated by blank lines
+  paragraphs = rng.randrange(2, 12) if several else 1
+  for i in range(paragraphs):
+    texts = [f"Line {i} {j}, né." for j in range(rng.randrange(1, 4))]
+    wrong = rng.random() < 0.4
+    kept = [json.dumps({"text": t}).encode() if is_json else t.encode() for t in texts]
+    bad = rng.randrange(len(kept)) if wrong else None
+    if wrong:
+      kept[bad] = rng.choice(_JSON_FAULTS if is_json else _TEXT_FAULTS)
+    if is_json or not several:
+      expected += [text for j, text in enumerate(texts) if j != bad]
+      skipped_lines += wrong
+    elif wrong:
+      skipped_lines += len(kept)
+    else:
+      expected.append("\n".join(texts))
+    faulty += wrong
+    lines += kept + [rng.choice([b"", b" ", b"\t \xc2\xa0"])] * (rng.randrange(1, 3))
+  content = rng.choice([b"", b"\xef\xbb\xbf"]) + end.join(lines)
+  budget = documents.SkipBudget(faulty)
+  path = _write(tmp_path / name, content)
+  assert list(text_files.read_documents(path, budget)) == expected
+  assert (budget.skipped, budget.lines_skipped) == (faulty, skipped_lines)
+  assert budget.lines_read + budget.lines_skipped == _count_lines(content)
+  if faulty:
+    with pytest.raises(errors.DataError):
+      list(text_files.read_documents(path, documents.SkipBudget(faulty - 1)))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_plain_text_is_split_as_by_a_search_for_blank_lines_in_all_of_it(tmp_path, seed):
+  rng = random.Random(seed)
+  pieces = ["a", "é", " ", "\t", "\n", "\n", "\r\n", "\r", "\x0b", "\x1c", "\x85", "\u2028", "\xa0"]
+  content = "x" + "".join(rng.choices(pieces, k=rng.randrange(40)))
+  text = content.replace("\r\n", "\n").strip()
+  blank = re.compile(r"\n[^\S\n]*\n")
+  parts = blank.split(text) if blank.search(text) else text.split("\n")
+  expected = [part.strip() for part in parts if part.strip()]
+  path = tmp_path / "a.txt"
+  path.write_bytes(content.encode())
+  assert _read(path) == expected
