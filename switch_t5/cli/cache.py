@@ -24,7 +24,7 @@ def run(command_line: CommandLine) -> None:
   before = 0  # shards of earlier tasks: counted on, so that many small tasks are shared as well
   for task in dataset.components():
     directory = cache.cache_directory(dataset_lib.cache_root(dataset), task)
-    written = cache.write_cache(task, directory, job=(job - before) % jobs, jobs=jobs)
+    written = dataset_lib.write_cache(task, directory, job=(job - before) % jobs, jobs=jobs)
     print(f"{task.name}: {directory}")
     if isinstance(written, cache.Unfinished):
       print(_progress(written, before, jobs))

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from switch_t5.data import cache, indexed, tasks
+from switch_t5.data import cache, example_cache, example_tasks, indexed, tasks
 from switch_t5.data.vocabulary import Vocabulary
 from switch_t5.errors import ConfigError, DataError, suggest
 from switch_t5.model.config import ModelConfig
@@ -25,8 +25,8 @@ class DatasetConfig:
   """A task and how it is read.
 
   Attributes:
-    mixture_or_task_name: MIXTURE_OR_TASK_NAME, a task or mixture of `switch_t5.data.tasks`; for the
-      streaming reader also any task or mixture of seqio's registries.
+    mixture_or_task_name: MIXTURE_OR_TASK_NAME, a task or mixture of `switch_t5.data.tasks`, or of
+      seqio's registries, which a module given as --import adds to.
     task_feature_lengths: {"inputs": S, "targets": T}, in tokens.
     batch_size: sequences of a global step.
     seed: of the order of the rows and of their corruption.
@@ -86,10 +86,11 @@ class DatasetConfig:
     """T."""
     return self.task_feature_lengths[indexed.TARGETS]
 
-  def components(self) -> tuple[tasks.SpanCorruptionTask, ...]:
+  def components(self) -> tuple[tasks.Task, ...]:
     """Returns the tasks of the mixture, or the task; raises if one is unknown or has no text."""
     return tasks.get_components(
       self.mixture_or_task_name,
+      feature_lengths=self.task_feature_lengths,
       text_files=self.text_files,
       vocabulary_path=self.vocabulary_path,
       tfds_data_dir=self.tfds_data_dir,
@@ -112,11 +113,20 @@ def cache_root(dataset: DatasetConfig) -> Path:
   return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "switch_t5"
 
 
-def prepare_cache(dataset: DatasetConfig, task: tasks.SpanCorruptionTask) -> Path:
+def write_cache(
+  task: tasks.Task, directory: Path, *, job: int = 0, jobs: int = 1
+) -> cache.CacheInfo | cache.Unfinished:
+  """Writes a job's share of a task's cache, or finds it done: see `cache` and `example_cache`."""
+  if isinstance(task, example_tasks.ExampleTask):
+    return example_cache.write_examples(task, directory, job=job)
+  return cache.write_cache(task, directory, job=job, jobs=jobs)
+
+
+def prepare_cache(dataset: DatasetConfig, task: tasks.Task) -> Path:
   """Returns the task's cache, written by process 0 if it is not there yet."""
   directory = cache.cache_directory(cache_root(dataset), task)
   if jax.process_index() == 0:
-    cache.write_cache(task, directory)
+    write_cache(task, directory)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("cache")
   return directory

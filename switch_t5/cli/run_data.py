@@ -82,15 +82,12 @@ class IndexedData:
     self._components = list(map(indexed.Component, directories, rates))
     sources = {info.task: dict(info.source) for info in infos}
     self.identity = _identity(dataset, sources, self.vocabulary, rates)
-    window = span_corruption.window_for_inputs(dataset.encoder_length)
-    rows = sum(info.splits[documents.TRAIN].tokens // window for info in infos)
+    contents = [_contents(info, dataset.encoder_length) for info in infos]
     if len(rates) == 1:
-      self.description = f"{rows:,} rows an epoch, read from {directories[0]}"
+      self.description = f"{contents[0]} an epoch, read from {directories[0]}"
     else:
-      self.description = (
-        f"{_percentages(dict(zip(sources, rates, strict=True)))} of {rows:,} rows, read from "
-        f"{directories[0].parent}"
-      )
+      shares = _percentages(dict(zip(sources, rates, strict=True)), contents)
+      self.description = f"{shares}, read from {directories[0].parent}"
 
   def train_reader(self, rows: np.ndarray) -> indexed.IndexedReader:
     """See RunData."""
@@ -98,7 +95,7 @@ class IndexedData:
 
   def validation_reader(self, rows: np.ndarray) -> indexed.IndexedReader:
     """See RunData."""
-    return self._reader(documents.VALIDATION, rows, seed=0, shuffle=False, num_epochs=1)
+    return self._reader(documents.VALIDATION, rows, seed=0, shuffle=False, num_epochs=1, pack=False)
 
   def unigram_entropy(self) -> float:
     """See RunData."""
@@ -128,7 +125,7 @@ class StreamedData:
     if name in tasks.known_names():
       components = dataset.components()
       seqio_tasks.register(name, components)
-      sources = {task.name: task.source.provenance() for task in components}
+      sources = {task.name: task.provenance() for task in components}
       rates = tasks.get_mixture(name).rates
     self._dataset, self._reader_class = dataset, streaming.StreamingReader
     self.vocabulary = streaming.vocabulary_of(name)
@@ -195,10 +192,19 @@ def _identity(
   }
 
 
-def _percentages(rates: Mapping[str, float]) -> str:
-  """Returns the shares of components, of many only the largest."""
+def _contents(info: cache.CacheInfo, encoder_length: int) -> str:
+  """Returns how much the training split has to give."""
+  split = info.splits[documents.TRAIN]
+  if info.kind == cache.EXAMPLES:
+    return f"{split.documents:,} examples"
+  return f"{split.tokens // span_corruption.window_for_inputs(encoder_length):,} rows"
+
+
+def _percentages(rates: Mapping[str, float], contents: Sequence[str]) -> str:
+  """Returns the shares of components, and what they have to give; of many only the largest."""
+  described = dict(zip(rates, contents, strict=True))
   shown = sorted(rates, key=lambda name: -rates[name])[:_SHOWN_COMPONENTS]
-  words = [f"{name} {rates[name] / sum(rates.values()):.1%}" for name in shown]
+  words = [f"{rates[name] / sum(rates.values()):.1%} {name} ({described[name]})" for name in shown]
   more = len(rates) - len(shown)
   return ", ".join(words) + (f" and {more} more" if more else "")
 

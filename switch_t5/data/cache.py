@@ -26,24 +26,33 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import tqdm
 
 from switch_t5 import errors
 from switch_t5.data import documents as documents_lib
 from switch_t5.data import shards, tasks, vocabulary
+from switch_t5.data.shards import Shard
 
 FORMAT_VERSION = 2
 INFO_FILE = "info.json"
+TOKENS, EXAMPLES = "tokens", "examples"
 SHARD_DOCUMENTS = 2**17  # of C4: 60 million tokens, 120 MB
 _RECORDED_VERSIONS = ("switch_t5", "sentencepiece", "array_record", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """One split: its shards in the order of the stream."""
+  """One split: its shards in the order of the stream; of examples, the file of their lengths."""
 
-  shards: tuple[shards.Shard, ...]
+  shards: tuple[Shard, ...]
+  lengths: Shard | None = None
+
+  @property
+  def files(self) -> tuple[Shard, ...]:
+    """All files."""
+    return self.shards if self.lengths is None else (*self.shards, self.lengths)
 
   @property
   def documents(self) -> int:
@@ -69,6 +78,8 @@ class CacheInfo:
     record_length: tokens per record.
     token_dtype: NumPy's name of the stored integers: `<u2` or `<i4`.
     versions: of the packages that wrote the cache.
+    kind: `TOKENS`, or `EXAMPLES` (see `example_cache`).
+    kept_eos: of examples, the features that keep their EOS when they are cut.
   """
 
   task: str
@@ -79,11 +90,13 @@ class CacheInfo:
   record_length: int
   token_dtype: str
   versions: dict[str, str]
+  kind: str = TOKENS
+  kept_eos: Sequence[str] = ()
 
   @property
   def total(self) -> int:
-    """Number of shards of all splits."""
-    return sum(len(split.shards) for split in self.splits.values())
+    """Number of what jobs share: the shards of all splits, or 1 for examples."""
+    return 1 if self.kind == EXAMPLES else sum(len(split.shards) for split in self.splits.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +112,18 @@ class Unfinished:
   total: int
 
 
-def cache_directory(root: str | os.PathLike[str], task: tasks.SpanCorruptionTask) -> Path:
+class Task(Protocol):
+  """What has a cache of its own."""
+
+  @property
+  def name(self) -> str:
+    """Its name."""
+
+  def fingerprint(self) -> str:
+    """Returns a hash (hex) of what its tokens follow from."""
+
+
+def cache_directory(root: str | os.PathLike[str], task: Task) -> Path:
   """Returns where the task's cache belongs: another text or vocabulary has another path."""
   content = f"{task.fingerprint()} {FORMAT_VERSION}"
   return Path(root) / f"{task.name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
@@ -131,7 +155,7 @@ def write_cache(
   directory = Path(directory)
   vocab, source = task.vocabulary(), task.source.provenance()
   if (directory / INFO_FILE).exists():
-    return _matching_info(directory, task.name, source, vocab)
+    return matching_info(directory, task.name, source, vocab)
   documents = task.source.documents()
   texts = {split: documents[split] for split in splits}
   parts = shards.divide(texts, shard_documents)
@@ -144,33 +168,45 @@ def write_cache(
     missing = tuple(number for number, shard in enumerate(written) if shard is None)
     if missing:
       return Unfinished(missing, len(parts))
-    info = CacheInfo(
-      task=task.name,
-      format_version=FORMAT_VERSION,
-      vocabulary={
-        "fingerprint": vocab.fingerprint,
-        "size": vocab.size,
-        "extra_ids": vocab.extra_ids,
-        "eos_id": vocab.eos_id,
-      },
-      source=source,
-      splits={
-        split: Split(
-          tuple(s for p, s in zip(parts, written, strict=True) if s and p.split == split)
-        )
-        for split in splits
-      },
-      record_length=shards.RECORD_LENGTH,
-      token_dtype=shards.token_dtype(vocab),
-      versions={name: _version(name) for name in _RECORDED_VERSIONS},
-    )
-    shards.write_json(directory / INFO_FILE, dataclasses.asdict(info))
-    shards.remove_temporary_files(directory)
+    finished = {
+      split: Split(tuple(s for p, s in zip(parts, written, strict=True) if s and p.split == split))
+      for split in splits
+    }
+    write_info(directory, task.name, source, vocab, finished)
   except OSError as error:
     # Another process that has finished the cache has removed the file that this one was writing.
     if not (directory / INFO_FILE).exists():
-      raise _unwritable(directory, error) from error
-  return _matching_info(directory, task.name, source, vocab)
+      raise unwritable(directory, error) from error
+  return matching_info(directory, task.name, source, vocab)
+
+
+def write_info(
+  directory: Path,
+  task: str,
+  source: dict[str, str],
+  vocab: vocabulary.Vocabulary,
+  splits: dict[str, Split],
+  **more: Any,
+) -> None:
+  """Writes `info.json`, which finishes a cache; `more` are further attributes of `CacheInfo`."""
+  info = CacheInfo(
+    task=task,
+    format_version=FORMAT_VERSION,
+    vocabulary={
+      "fingerprint": vocab.fingerprint,
+      "size": vocab.size,
+      "extra_ids": vocab.extra_ids,
+      "eos_id": vocab.eos_id,
+    },
+    source=source,
+    splits=splits,
+    record_length=shards.RECORD_LENGTH,
+    token_dtype=shards.token_dtype(vocab),
+    versions={name: _version(name) for name in _RECORDED_VERSIONS},
+    **more,
+  )
+  shards.write_json(directory / INFO_FILE, dataclasses.asdict(info))
+  shards.remove_temporary_files(directory)
 
 
 def _write_shards(
@@ -207,7 +243,10 @@ def read_info(directory: str | os.PathLike[str]) -> CacheInfo:
         directory / INFO_FILE, f"format version {FORMAT_VERSION}, not {content['format_version']}"
       )
     content["splits"] = {
-      name: Split(tuple(shards.Shard(**shard) for shard in split["shards"]))
+      name: Split(
+        tuple(Shard(**shard) for shard in split["shards"]),
+        Shard(**split["lengths"]) if split.get("lengths") else None,
+      )
       for name, split in content["splits"].items()
     }
     info = CacheInfo(**content)
@@ -216,7 +255,7 @@ def read_info(directory: str | os.PathLike[str]) -> CacheInfo:
   except (ValueError, KeyError, TypeError, OSError) as error:
     raise damaged(directory / INFO_FILE, f"the record of a cache ({error!r})") from error
   for split in info.splits.values():
-    for shard in split.shards:
+    for shard in split.files:
       path = directory / shard.file
       size = path.stat().st_size if path.exists() else None
       if size != shard.size:
@@ -229,7 +268,7 @@ def verify(directory: str | os.PathLike[str]) -> CacheInfo:
   """Reads every shard and compares its SHA-256; raises a DataError that names the first bad one."""
   info = read_info(directory)
   for split in info.splits.values():
-    for shard in split.shards:
+    for shard in split.files:
       if shards.sha256(Path(directory) / shard.file) != shard.sha256:
         raise damaged(Path(directory) / shard.file, f"SHA-256 {shard.sha256}")
   return info
@@ -247,7 +286,7 @@ def check_vocabulary(info: CacheInfo, vocab: vocabulary.Vocabulary) -> None:
     )
 
 
-def _matching_info(
+def matching_info(
   directory: Path, task: str, source: dict[str, str], vocab: vocabulary.Vocabulary
 ) -> CacheInfo:
   """Returns the info of a finished cache, after checking what it was made from."""
@@ -288,7 +327,8 @@ def _no_cache(directory: Path) -> errors.DataError:
   )
 
 
-def _unwritable(directory: Path, error: OSError) -> errors.DataError:
+def unwritable(directory: Path, error: OSError) -> errors.DataError:
+  """Returns the error of a cache that cannot be written."""
   return errors.DataError(
     "The cache cannot be written.",
     value=directory,

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The indexed reader: batches of caches, addressed by the number of the row.
 
-A split's token stream is cut into windows of the length that fills the inputs (568 tokens for 512
-inputs; what remains at the end is left out). An epoch is all windows in a random order of its own.
-*Row* i, counted over all epochs, is a function of (seed, i) alone: i says which window, and the
-random numbers that corrupt it. So the position in the data is one integer, the number of rows that
-were delivered; seeking costs nothing; and any number of processes, each supplying its rows of every
-global batch, sees each row exactly once, also when their number or the batch size changes.
+The rows of a split are windows of its token stream (`windows`), or examples of a task, several in a
+row (`examples`). An epoch is all of them in a random order of its own. *Row* i, counted over all
+epochs, is a function of (seed, i) alone: i says which window or examples, and the random numbers that
+corrupt a window. So the position in the data is one integer, the number of rows that were delivered;
+seeking costs nothing; and any number of processes, each supplying its rows of every global batch,
+sees each row exactly once, also when their number or the batch size changes.
 
 Of a mixture i says which component the row is from as well (`mixing`); each component has epochs of
 its own.
@@ -21,6 +21,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import grain
@@ -28,12 +29,14 @@ import numpy as np
 
 from switch_t5 import batch as batch_lib
 from switch_t5 import errors
-from switch_t5.data import documents, mixing
+from switch_t5.data import cache, documents, mixing
+from switch_t5.data.examples import PackedExamples
 from switch_t5.data.windows import INPUTS, TARGETS, CorruptedWindows, Rows
 from switch_t5.types import HostBatch
 
 _PREFETCHED_BATCHES = 4
 _SAMPLED_ROWS = 2000
+_Source = CorruptedWindows | PackedExamples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +66,15 @@ class IndexedReader:
     shuffle: bool = True,
     num_epochs: int | None = None,
     first_row: int = 0,
+    pack: bool = True,
   ):
     """Opens one split of a cache or a mixture of caches.
 
     Args:
       caches: the directory of the cache, or the components.
       split: its name.
-      feature_lengths: `{"inputs": S, "targets": T}`; T is at least what S gives (114 for 512), and
-        what is beyond that is padding.
+      feature_lengths: `{"inputs": S, "targets": T}`; for windows T is at least what S gives (114 for
+        512), and what is beyond that is padding; examples are cut.
       batch_size: rows of the global batch.
       seed: of the order and the corruption, at least 0.
       rows: the places in the global batch, each in [0, batch_size), whose rows this process
@@ -79,6 +83,7 @@ class IndexedReader:
       num_epochs: when to stop; never if not given. Components are then taken one after the other.
         The last batch is filled up with rows that are all padding: segment ids and loss weights 0.
       first_row: where to start, in rows since the beginning of the first epoch.
+      pack: whether a row holds several examples of a task, or one; a window is always one.
 
     Raises:
       ConfigError: feature lengths that do not correspond, or another argument out of its range.
@@ -92,10 +97,14 @@ class IndexedReader:
     for place in self._rows:
       _check_range("rows", int(place), 0, batch_size - 1)
     components = _components(caches)
-    self._sources = _open(components, split, feature_lengths, seed)
+    self._sources = _open(components, split, feature_lengths, seed, pack)
     lengths = [len(source) for source in self._sources]
     self.num_rows = sum(lengths)
-    rates = [component.rate for component in components]
+    # Rates are those of examples: a component with several in a row needs fewer rows.
+    rates = [
+      Fraction(component.rate) * len(source) / source.num_examples
+      for component, source in zip(components, self._sources, strict=True)
+    ]
     self._order = mixing.RowOrder(lengths, rates, seed=seed, shuffle=shuffle, num_epochs=num_epochs)
     self._lengths = dict(feature_lengths)
     self._batch_size = batch_size
@@ -139,7 +148,7 @@ class _Batches:
 
   def __init__(
     self,
-    sources: Sequence[CorruptedWindows],
+    sources: Sequence[_Source],
     order: mixing.RowOrder,
     lengths: Mapping[str, int],
     batch_size: int,
@@ -203,7 +212,7 @@ def unigram_entropy(
   learnt anything of the text is below it.
   """
   components = _components(caches)
-  sources = _open(components, documents.TRAIN, feature_lengths, seed)
+  sources = _open(components, documents.TRAIN, feature_lengths, seed, pack=False)
   total = sum(component.rate for component in components)
   per_row, sampled = np.zeros(sources[0].vocabulary_size), 0
   for component, source in zip(components, sources, strict=True):
@@ -213,7 +222,7 @@ def unigram_entropy(
     sampled += len(sample)
   train = per_row * sampled + 1
   held_out = np.zeros_like(train)
-  sources = _open(components, split, feature_lengths, seed)
+  sources = _open(components, split, feature_lengths, seed, pack=False)
   order = mixing.OneAfterTheOther([len(source) for source in sources], num_epochs=1)
   chosen = [order[row] for row in _spread(len(order), _SAMPLED_ROWS)]
   for number, source in enumerate(sources):
@@ -228,7 +237,7 @@ def _spread(length: int, count: int) -> list[int]:
   return np.unique(np.linspace(0, length - 1, count).astype(np.int64)).tolist()
 
 
-def _target_counts(source: CorruptedWindows, sample: Sequence[int]) -> np.ndarray:
+def _target_counts(source: _Source, sample: Sequence[int]) -> np.ndarray:
   """Returns how often each id occurs in the targets of some rows: int64 [vocabulary]."""
   if not sample:
     return np.zeros(source.vocabulary_size, np.int64)
@@ -241,8 +250,12 @@ def _components(caches: str | os.PathLike[str] | Sequence[Component]) -> Sequenc
 
 
 def _open(
-  components: Sequence[Component], split: str, feature_lengths: Mapping[str, int], seed: int
-) -> list[CorruptedWindows]:
+  components: Sequence[Component],
+  split: str,
+  feature_lengths: Mapping[str, int],
+  seed: int,
+  pack: bool,
+) -> list[_Source]:
   if set(feature_lengths) != {INPUTS, TARGETS}:
     raise errors.ConfigError(
       "The feature lengths do not name the features of an encoder-decoder model.",
@@ -250,7 +263,12 @@ def _open(
       rule=f"one length for {INPUTS!r} and one for {TARGETS!r}",
       remedy="set TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 114}.",
     )
-  return [CorruptedWindows(c.directory, split, feature_lengths, seed) for c in components]
+  return [
+    PackedExamples(component.directory, split, feature_lengths, seed, pack=pack)
+    if cache.read_info(component.directory).kind == cache.EXAMPLES
+    else CorruptedWindows(component.directory, split, feature_lengths, seed)
+    for component in components
+  ]
 
 
 def _check_range(name: str, value: int, least: int, most: int | None = None) -> None:

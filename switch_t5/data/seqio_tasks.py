@@ -14,12 +14,12 @@ ending. T5 also cuts a random piece out of documents above 65,536 tokens; here t
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 
+from switch_t5 import errors
 from switch_t5.data import documents, span_corruption, tasks, tfds_source
 
 _DOCUMENTS_JOINED = 128  # T5's
@@ -54,18 +54,17 @@ def register_tasks(
       register_mixture(mixture, [registered[name] for name in mixture.tasks])
 
 
-def register(name: str, components: Sequence[tasks.SpanCorruptionTask]) -> None:
+def register(name: str, components: Sequence[tasks.Task]) -> None:
   """Registers a task, or a mixture and its tasks, under its name, in place of any other."""
   for task in components:
-    register_task(task)
+    if isinstance(task, tasks.SpanCorruptionTask):
+      register_task(task)
   mixture = tasks.get_mixture(name)
   if mixture.tasks != (name,):
     register_mixture(mixture, components)
 
 
-def register_mixture(
-  mixture: tasks.Mixture, components: Sequence[tasks.SpanCorruptionTask]
-) -> None:
+def register_mixture(mixture: tasks.Mixture, components: Sequence[tasks.Task]) -> None:
   """Registers a mixture of registered tasks under its name, in place of any other.
 
   Where rates follow from numbers of documents, these are counted when seqio asks for a rate.
@@ -73,15 +72,23 @@ def register_mixture(
   if mixture.name in seqio.MixtureRegistry.names():
     seqio.MixtureRegistry.remove(mixture.name)
   rates = mixture.rates or [
-    functools.partial(_rate_by_documents, mixture, task.source) for task in components
+    functools.partial(_rate_by_documents, mixture, task) for task in components
   ]
   seqio.MixtureRegistry.add(mixture.name, list(zip(mixture.tasks, rates, strict=True)))
 
 
-def _rate_by_documents(mixture: tasks.Mixture, source: tasks.Source, task: seqio.Task) -> float:
-  del task  # its source is ours
-  documents_of_task = source.documents()[documents.TRAIN]
-  number = operator.length_hint(documents_of_task) or sum(1 for _ in documents_of_task)
+def _rate_by_documents(mixture: tasks.Mixture, component: tasks.Task, task: seqio.Task) -> float:
+  if isinstance(component, tasks.SpanCorruptionTask):
+    number = len(component.source.documents()[documents.TRAIN])
+  else:
+    number = task.num_input_examples(documents.TRAIN)
+  if number is None:
+    raise errors.ConfigError(
+      f"The rates of the mixture {mixture.name} are not known.",
+      value=f"{task.name}: its source does not say how many examples it has",
+      rule="rates follow from numbers of examples where none are given",
+      remedy="give the mixture rates",
+    )
   return mixture.rates_for([number])[0]
 
 

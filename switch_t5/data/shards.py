@@ -140,6 +140,43 @@ def write(
   write_json(_record_path(path), record)
 
 
+def write_pieces(path: Path, pieces: Iterable[np.ndarray]) -> Shard:
+  """Writes a shard of tokens that are made already, each piece a document; no record of it.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  documents = 0
+
+  def counted() -> Iterator[np.ndarray]:
+    nonlocal documents
+    for piece in pieces:
+      documents += 1
+      yield piece
+
+  with _temporary(path) as temporary:
+    tokens = _write_file(temporary, _records(counted(), RECORD_LENGTH))
+    shard = Shard(path.name, documents, tokens, temporary.stat().st_size, sha256(temporary))
+    _commit(temporary, path)
+  return shard
+
+
+def write_lengths(path: Path, lengths: np.ndarray) -> Shard:
+  """Writes the lengths of examples, int32 [examples, 2], as NumPy does.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  with _temporary(path) as temporary:
+    with temporary.open("wb") as file:
+      np.save(file, lengths)
+    shard = Shard(
+      path.name, len(lengths), int(lengths.sum()), temporary.stat().st_size, sha256(temporary)
+    )
+    _commit(temporary, path)
+  return shard
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
   """Writes a JSON file in one step: it is there whole, or as it was before."""
   with _temporary(path) as temporary:

@@ -34,7 +34,7 @@ from switch_t5.types import HostBatch
 _FEATURES = ("inputs", "targets")
 _PREFETCHED_BATCHES = 2
 # What seqio, TFDS and tf.data raise when a data set cannot be opened or read.
-_FAILURES = (tf.errors.OpError, OSError, ValueError, AssertionError)
+FAILURES = (tf.errors.OpError, OSError, ValueError, AssertionError)
 
 
 class StreamingReader:
@@ -101,8 +101,8 @@ class StreamingReader:
         seed=seed,
         verbose=False,
       )
-    except _FAILURES as error:
-      raise self._unreadable(error) from error
+    except FAILURES as error:
+      raise unreadable(self._name, error) from error
     self._iterator = iter(dataset.batch(batch_size).prefetch(_PREFETCHED_BATCHES))
 
   def __iter__(self) -> StreamingReader:
@@ -116,8 +116,8 @@ class StreamingReader:
     """
     try:
       batch = {name: value.numpy() for name, value in next(self._iterator).items()}
-    except _FAILURES as error:
-      raise self._unreadable(error) from error
+    except FAILURES as error:
+      raise unreadable(self._name, error) from error
     missing = self._batch_size - len(batch[batch_lib.ENCODER_INPUT_TOKENS])
     return _features(
       {name: np.pad(value, ((0, missing), (0, 0)))[self._rows] for name, value in batch.items()}
@@ -146,21 +146,13 @@ class StreamingReader:
       )
     try:
       _load(self._iterator, state["iterators"][jax.process_index()])
-    except (*_FAILURES, zlib.error) as error:
+    except (*FAILURES, zlib.error) as error:
       raise errors.DataError(
         "The position in the streamed data cannot be restored.",
         value=self._name,
         rule=f"it was saved by the same task and version of TensorFlow ({_first_line(error)})",
         remedy="start a run in another MODEL_DIR",
       ) from error
-
-  def _unreadable(self, error: Exception) -> errors.DataError:
-    return errors.DataError(
-      "The data cannot be read.",
-      value=self._name,
-      rule=f"its source can be read ({_first_line(error)})",
-      remedy="check that the task's data set is prepared and its files are there",
-    )
 
 
 def find_task(name: str) -> seqio.Task | seqio.Mixture:
@@ -255,6 +247,16 @@ def _from_all_processes(files: dict[str, str]) -> list[dict[str, str]]:
   padded = np.pad(content, (0, int(lengths.max()) - len(content)))
   gathered = multihost_utils.process_allgather(padded)
   return [json.loads(row[:length].tobytes()) for row, length in zip(gathered, lengths, strict=True)]
+
+
+def unreadable(name: str, error: Exception) -> errors.DataError:
+  """Returns the error of a task whose data cannot be read."""
+  return errors.DataError(
+    "The data cannot be read.",
+    value=name,
+    rule=f"its source can be read ({_first_line(error)})",
+    remedy="check that the task's data set is prepared and its files are there",
+  )
 
 
 def _no_such_split(name: str, split: str, known: Sequence[str]) -> errors.DataError:

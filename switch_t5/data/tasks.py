@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Span-corruption tasks and mixtures of them, described without TensorFlow.
+"""Span-corruption tasks, and mixtures, described without TensorFlow.
 
 A task says which text is corrupted with which vocabulary. `cache` materialises it, `indexed` reads
 it, and `seqio_tasks` registers the same tasks with seqio under the same names. A mixture is a name
-for several tasks and their rates.
+for several tasks and their rates; some of them, or all, may be tasks of seqio's registries.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from switch_t5 import errors
-from switch_t5.data import embedded_corpus, tfds_source, vocabulary
+from switch_t5.data import embedded_corpus, example_tasks, tfds_source, vocabulary
 from switch_t5.data.documents import Documents
+from switch_t5.data.example_tasks import ExampleTask
 from switch_t5.data.text_files import TextFiles, find_files
 
 EMBEDDED_SPAN_CORRUPTION = "embedded_span_corruption"
@@ -64,9 +65,13 @@ class SpanCorruptionTask:
     """Reads the vocabulary; raises a DataError if it is missing or is none."""
     return vocabulary.Vocabulary(self.vocabulary_path, self.extra_ids)
 
+  def provenance(self) -> dict[str, str]:
+    """Returns what the documents follow from: see `Source`."""
+    return self.source.provenance()
+
   def fingerprint(self) -> str:
     """Returns a SHA-256 (hex) of the source and the vocabulary: what the tokens follow from."""
-    content = json.dumps([self.source.provenance(), self.vocabulary().fingerprint], sort_keys=True)
+    content = json.dumps([self.provenance(), self.vocabulary().fingerprint], sort_keys=True)
     return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
 
@@ -110,6 +115,8 @@ class Mixture:
     return errors.ConfigError(f"The mixture {self.name} is not valid.", value=value, rule=rule)
 
 
+Task = SpanCorruptionTask | ExampleTask
+
 _added: dict[str, SpanCorruptionTask] = {}
 _mixtures = {MC4: Mixture(MC4, tuple(MC4_LANGUAGES), exponent=_MC4_EXPONENT)}
 
@@ -150,17 +157,25 @@ def add_mixture(mixture: Mixture) -> None:
 
 
 def get_mixture(name: str) -> Mixture:
-  """Returns the mixture of that name, or else that of the task of that name alone."""
+  """Returns the mixture of that name, ours or seqio's, or else that of the task of that name alone."""
+  if name not in known_names() and example_tasks.is_registered(name):
+    components, rates = example_tasks.find_components(name)
+    return Mixture(name, components, rates)
   return _mixtures.get(name) or Mixture(name, (name,), rates=(1.0,))
 
 
 def get_components(
-  name: str, *, text_files: str | Sequence[str] | None = None, **arguments: Any
-) -> tuple[SpanCorruptionTask, ...]:
-  """Returns the tasks of a mixture, or the task of that name.
+  name: str,
+  *,
+  feature_lengths: Mapping[str, int],
+  text_files: str | Sequence[str] | None = None,
+  **arguments: Any,
+) -> tuple[Task, ...]:
+  """Returns the tasks of a mixture, or the task of that name; also those of seqio's registries.
 
   Args:
     name: of a mixture or a task.
+    feature_lengths: of the run, for tasks of seqio's.
     text_files: globs; a mixture gives them to the one task that reads them.
     **arguments: further ones of `get_task`.
 
@@ -171,7 +186,9 @@ def get_components(
   names = get_mixture(name).tasks
   needed = TEXT_SPAN_CORRUPTION in names and len(names) > 1
   components = tuple(
-    get_task(
+    ExampleTask(task, feature_lengths)
+    if task not in task_names() and example_tasks.is_registered(task)
+    else get_task(
       task,
       text_files=None if needed and task != TEXT_SPAN_CORRUPTION else text_files,
       **arguments,
@@ -182,17 +199,32 @@ def get_components(
   return components
 
 
-def _check_one_vocabulary(name: str, components: Sequence[SpanCorruptionTask]) -> None:
+def _check_one_vocabulary(name: str, components: Sequence[Task]) -> None:
   first = components[0]
   for task in components[1:]:
-    files = [(t.vocabulary_path, t.extra_ids) for t in (first, task)]
-    if files[0] != files[1] and first.vocabulary().fingerprint != task.vocabulary().fingerprint:
+    if _same_file(first, task):
+      continue
+    vocabularies = [t.vocabulary() for t in (first, task)]
+    if vocabularies[0].fingerprint != vocabularies[1].fingerprint:
       raise errors.DataError(
         f"The tasks of the mixture {name} have different vocabularies.",
-        value="; ".join(f"{t.name}: {t.vocabulary_path}" for t in (first, task)),
+        value="; ".join(
+          f"{t.name}: {v.path}, {v.size} ids"
+          for t, v in zip((first, task), vocabularies, strict=True)
+        ),
         rule="one vocabulary, so that an id means the same in every row",
         remedy="give both tasks the same vocabulary file and extra_ids",
       )
+
+
+def _same_file(first: Task, second: Task) -> bool:
+  """Whether two vocabularies are equal without a look at them."""
+  return (
+    isinstance(first, SpanCorruptionTask)
+    and isinstance(second, SpanCorruptionTask)
+    and first.vocabulary_path == second.vocabulary_path
+    and first.extra_ids == second.extra_ids
+  )
 
 
 def _check_new(name: str) -> None:
@@ -257,6 +289,6 @@ def get_task(
     "The task is not known.",
     value=name,
     rule="the name of a task",
-    remedy=f"{errors.suggest(name, _worth_suggesting(name))} Tasks of seqio's registries are read "
-    "with DatasetConfig.reader = 'streaming'.",
+    remedy=f"{errors.suggest(name, _worth_suggesting(name))} A module that registers tasks is given "
+    "as --import=MODULE.",
   )

@@ -49,6 +49,8 @@ class TokenStream:
     Raises:
       DataError: a record cannot be read; it names the shard.
     """
+    if start == stop:
+      return np.zeros(0, np.int32)
     pieces = []
     shard = int(np.searchsorted(self._ends, start, side="right"))
     while start < stop:

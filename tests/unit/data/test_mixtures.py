@@ -166,16 +166,20 @@ def own_tasks(monkeypatch, fixture_task):
   return made
 
 
+def _components(name, **arguments):
+  return tasks.get_components(name, feature_lengths=LENGTHS, **arguments)
+
+
 def test_a_mixture_is_found_by_name_and_gives_text_files_to_the_task_that_reads_them(
   own_tasks, fixture_text
 ):
   tasks.add_mixture(tasks.Mixture("both", ("numbers", "text_span_corruption"), (1.0, 2.0)))
-  first, second = tasks.get_components("both", text_files=str(fixture_text))
+  first, second = _components("both", text_files=str(fixture_text))
   assert first is own_tasks and second.name == "text_span_corruption"
   with pytest.raises(errors.ConfigError, match="TEXT_FILES"):
-    tasks.get_components("both")
+    _components("both")
   with pytest.raises(errors.ConfigError, match="Did you mean both"):
-    tasks.get_components("bothe")
+    _components("bothe")
   for taken in ("both", "numbers", "mc4"):
     with pytest.raises(errors.ConfigError, match="taken"):
       tasks.add_mixture(tasks.Mixture(taken, ("numbers",)))
@@ -214,11 +218,11 @@ def test_mixtures_that_make_no_sense_are_refused(given, match):
 def test_unknown_components_are_refused_before_anything_is_written(own_tasks):
   tasks.add_mixture(tasks.Mixture("both", ("numbers", "nmubers")))
   with pytest.raises(errors.ConfigError, match="Did you mean numbers"):
-    tasks.get_components("both")
+    _components("both")
 
 
 def test_components_with_other_vocabularies_are_both_named(own_tasks):
   tasks.add_task(dataclasses.replace(own_tasks, name="other", extra_ids=10))
   tasks.add_mixture(tasks.Mixture("both", ("numbers", "other")))
   with pytest.raises(errors.DataError, match=r"numbers: (.|\n)*other: "):
-    tasks.get_components("both")
+    _components("both")
