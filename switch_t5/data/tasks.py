@@ -9,6 +9,7 @@ for several tasks and their rates; some of them, or all, may be tasks of seqio's
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -63,7 +64,12 @@ class SpanCorruptionTask:
 
   def vocabulary(self) -> vocabulary.Vocabulary:
     """Reads the vocabulary; raises a DataError if it is missing or is none."""
-    return vocabulary.Vocabulary(self.vocabulary_path, self.extra_ids)
+    try:
+      status = os.stat(self.vocabulary_path)
+    except OSError:
+      return vocabulary.Vocabulary(self.vocabulary_path, self.extra_ids)  # which says what is wrong
+    version = (status.st_mtime_ns, status.st_size)
+    return _read_vocabulary(self.vocabulary_path, self.extra_ids, version)
 
   def provenance(self) -> dict[str, str]:
     """Returns what the documents follow from: see `Source`."""
@@ -73,6 +79,13 @@ class SpanCorruptionTask:
     """Returns a SHA-256 (hex) of the source and the vocabulary: what the tokens follow from."""
     content = json.dumps([self.provenance(), self.vocabulary().fingerprint], sort_keys=True)
     return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+
+@functools.lru_cache(maxsize=1)
+def _read_vocabulary(path: str, extra_ids: int, version: tuple[int, int]) -> vocabulary.Vocabulary:
+  """Reads a file once for all tasks of a mixture: mT5's takes most of a second."""
+  del version  # another one of the file is read anew
+  return vocabulary.Vocabulary(path, extra_ids)
 
 
 @dataclasses.dataclass(frozen=True)

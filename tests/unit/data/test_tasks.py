@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from switch_t5 import errors
@@ -57,3 +59,15 @@ def test_a_task_of_the_users_own_is_found_by_name(monkeypatch):
     tasks.add_task(mine)
   with pytest.raises(errors.ConfigError, match="Did you mean mine"):
     tasks.get_task("mien")
+
+
+def test_tasks_share_a_vocabulary_until_its_file_changes(tmp_path, fixture_task):
+  path = tmp_path / "my.model"
+  path.write_bytes(Path(fixture_task.vocabulary_path).read_bytes())
+  first, second = (
+    tasks.SpanCorruptionTask(name, embedded_corpus.EmbeddedCorpus(), str(path)) for name in "ab"
+  )
+  assert first.vocabulary() is second.vocabulary()
+  path.write_bytes(b"no vocabulary")
+  with pytest.raises(errors.DataError, match=r"my\.model"):
+    first.vocabulary()
