@@ -34,6 +34,10 @@ def run(command_line: CommandLine) -> None:
           f"  {name:<12} {split.documents:>10,} documents {split.tokens:>14,} tokens "
           f"{len(split.shards):>6,} shard{'s' * (len(split.shards) != 1)}"
         )
+      if written.lines_read or written.lines_skipped:
+        print(f"  {written.lines_read:,} lines read, {written.lines_skipped:,} lines skipped")
+      if written.skipped:
+        print(f"  {written.skipped:,} faulty documents skipped")
     before += written.total
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
 
-from switch_t5.data import cache, example_cache, example_tasks, indexed, tasks
+from switch_t5.data import cache, example_cache, example_tasks, indexed, tasks, tfds_source
 from switch_t5.data.vocabulary import Vocabulary
 from switch_t5.errors import ConfigError, DataError, suggest
 from switch_t5.model.config import ModelConfig
@@ -35,6 +36,8 @@ class DatasetConfig:
     task_data_dir: folder of caches; None: ~/.cache/switch_t5 (or $XDG_CACHE_HOME/switch_t5).
     tfds_data_dir: TFDS_DATA_DIR, folder or bucket of the data sets that TFDS has prepared; None:
       TFDS's default ($TFDS_DATA_DIR or ~/tensorflow_datasets).
+    skip_budget: faulty documents of each task that may be skipped, each with a warning: bad UTF-8,
+      lines that are not JSON or are too long.
     reader: 'indexed', from a cache, which goes on exactly at any number of processes; 'streaming',
       straight from the source, at the same number only.
   """
@@ -47,6 +50,7 @@ class DatasetConfig:
   vocabulary_path: str | None = None
   task_data_dir: str | None = None
   tfds_data_dir: str | None = None
+  skip_budget: int = 0
   reader: str = INDEXED
 
   def __post_init__(self):
@@ -61,6 +65,13 @@ class DatasetConfig:
       )
     if self.batch_size < 1:
       raise ConfigError("BATCH_SIZE is not positive.", value=self.batch_size, rule="at least 1")
+    if type(self.skip_budget) is not int or self.skip_budget < 0:
+      raise ConfigError(
+        "The skip budget is not a number of documents.",
+        value=f"DatasetConfig.skip_budget = {self.skip_budget!r}",
+        rule="a whole number, 0 or more",
+        remedy="DatasetConfig.skip_budget = 0, or the number of faulty documents that may be skipped",
+      )
     if not all(isinstance(name, str) for name in self.text_files or ""):
       raise ConfigError(
         "TEXT_FILES is not valid.",
@@ -88,13 +99,16 @@ class DatasetConfig:
 
   def components(self) -> tuple[tasks.Task, ...]:
     """Returns the tasks of the mixture, or the task; raises if one is unknown or has no text."""
-    return tasks.get_components(
+    components = tasks.get_components(
       self.mixture_or_task_name,
       feature_lengths=self.task_feature_lengths,
       text_files=self.text_files,
+      skip_budget=self.skip_budget,
       vocabulary_path=self.vocabulary_path,
       tfds_data_dir=self.tfds_data_dir,
     )
+    self._check_skip_budget(components)
+    return components
 
   def check_task(self) -> None:
     """Raises if a task is unknown or its text files are not there."""
@@ -104,6 +118,24 @@ class DatasetConfig:
       from switch_t5.data import streaming
 
       streaming.find_task(self.mixture_or_task_name)
+      self._check_skip_budget([])
+
+  def _check_skip_budget(self, components: Sequence[tasks.Task]) -> None:
+    """Refuses a budget that none of the tasks heeds: TensorFlow reads them, and finds no fault."""
+    heeding = [
+      task
+      for task in components
+      if isinstance(task, tasks.SpanCorruptionTask)
+      and (self.reader == INDEXED or not isinstance(task.source, tfds_source.TfdsSource))
+    ]
+    if self.skip_budget and not heeding:
+      fix = f", or DatasetConfig.reader = {INDEXED!r}" if self.reader == STREAMING else ""
+      raise ConfigError(
+        f"Documents of {self.mixture_or_task_name} cannot be skipped.",
+        value=f"DatasetConfig.skip_budget = {self.skip_budget}",
+        rule="TensorFlow reads them here, and takes bytes that are not UTF-8 as unknown characters",
+        remedy=f"DatasetConfig.skip_budget = 0{fix}",
+      )
 
 
 def cache_root(dataset: DatasetConfig) -> Path:

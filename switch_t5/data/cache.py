@@ -78,6 +78,9 @@ class CacheInfo:
     record_length: tokens per record.
     token_dtype: NumPy's name of the stored integers: `<u2` or `<i4`.
     versions: of the packages that wrote the cache.
+    skipped: faulty documents that are not in it.
+    lines_read, lines_skipped: lines of the text files; their sum is the number there are. 0 of a
+      source that has no lines.
     kind: `TOKENS`, or `EXAMPLES` (see `example_cache`).
     kept_eos: of examples, the features that keep their EOS when they are cut.
   """
@@ -90,6 +93,9 @@ class CacheInfo:
   record_length: int
   token_dtype: str
   versions: dict[str, str]
+  skipped: int = 0
+  lines_read: int = 0
+  lines_skipped: int = 0
   kind: str = TOKENS
   kept_eos: Sequence[str] = ()
 
@@ -150,20 +156,23 @@ def write_cache(
 
   Raises:
     DataError: the source or the vocabulary is not usable, the directory is not writable, or it
-      holds a cache that was made from something else.
+      holds a cache that was made from something else, or that lacks more faulty documents than the
+      task may skip.
   """
   directory = Path(directory)
   vocab, source = task.vocabulary(), task.source.provenance()
   if (directory / INFO_FILE).exists():
-    return matching_info(directory, task.name, source, vocab)
-  documents = task.source.documents()
+    return _check_skipped(matching_info(directory, task.name, source, vocab), task.skip_budget)
+  budget = documents_lib.SkipBudget(task.skip_budget)
+  documents = task.source.documents(budget)
+  skipped = budget.skipped  # every job finds these; others are found while a shard is written
   texts = {split: documents[split] for split in splits}
   parts = shards.divide(texts, shard_documents)
   made_from = [task.name, source, vocab.fingerprint, FORMAT_VERSION, shard_documents, list(splits)]
   fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
   try:
     directory.mkdir(parents=True, exist_ok=True)
-    _write_shards(directory, parts[job::jobs], texts, vocab, fingerprint)
+    _write_shards(directory, parts[job::jobs], texts, vocab, fingerprint, budget)
     written = [shards.find(directory, part, fingerprint) for part in parts]
     missing = tuple(number for number, shard in enumerate(written) if shard is None)
     if missing:
@@ -172,12 +181,21 @@ def write_cache(
       split: Split(tuple(s for p, s in zip(parts, written, strict=True) if s and p.split == split))
       for split in splits
     }
-    write_info(directory, task.name, source, vocab, finished)
+    write_info(
+      directory,
+      task.name,
+      source,
+      vocab,
+      finished,
+      skipped=skipped + sum(shard.skipped for shard in written if shard),
+      lines_read=budget.lines_read,
+      lines_skipped=budget.lines_skipped,
+    )
   except OSError as error:
     # Another process that has finished the cache has removed the file that this one was writing.
     if not (directory / INFO_FILE).exists():
       raise unwritable(directory, error) from error
-  return matching_info(directory, task.name, source, vocab)
+  return _check_skipped(matching_info(directory, task.name, source, vocab), task.skip_budget)
 
 
 def write_info(
@@ -215,6 +233,7 @@ def _write_shards(
   texts: Mapping[str, documents_lib.Documents],
   vocab: vocabulary.Vocabulary,
   fingerprint: str,
+  budget: documents_lib.SkipBudget,
 ) -> None:
   """Writes those of the parts' shards that are not done. Shows a progress bar on a terminal."""
   progress = tqdm.tqdm(total=sum(map(len, parts)), desc="tokens", unit="doc", disable=None)
@@ -223,7 +242,7 @@ def _write_shards(
       # Looked for when it is due: the same job may have been started twice.
       if shards.find(directory, part, fingerprint) is None:
         documents = texts[part.split][part.start : part.stop]
-        shards.write(directory, part, documents, vocab, fingerprint, progress)
+        shards.write(directory, part, documents, vocab, fingerprint, budget, progress)
       else:
         progress.update(len(part))
 
@@ -298,6 +317,19 @@ def matching_info(
       value=directory,
       rule=f"the cache of {task} on the text as it is now; it holds {info.task}",
       remedy="give another directory, or delete this one.",
+    )
+  return info
+
+
+def _check_skipped(info: CacheInfo, limit: int) -> CacheInfo:
+  """Returns the info of a cache, if all jobs together have not skipped too much."""
+  if info.skipped > limit:
+    raise errors.DataError(
+      f"The cache of {info.task} lacks more faulty documents than may be skipped.",
+      value=f"{info.skipped} documents were skipped when it was written",
+      rule=f"DatasetConfig.skip_budget = {limit}",
+      remedy=f"DatasetConfig.skip_budget = {info.skipped}, if that is acceptable; or mend the "
+      "documents, delete the cache's directory and write it again: switch_t5 cache.",
     )
   return info
 

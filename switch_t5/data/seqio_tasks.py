@@ -79,7 +79,7 @@ def register_mixture(mixture: tasks.Mixture, components: Sequence[tasks.Task]) -
 
 def _rate_by_documents(mixture: tasks.Mixture, component: tasks.Task, task: seqio.Task) -> float:
   if isinstance(component, tasks.SpanCorruptionTask):
-    number = len(component.source.documents()[documents.TRAIN])
+    number = len(component.documents()[documents.TRAIN])
   else:
     number = task.num_input_examples(documents.TRAIN)
   if number is None:
@@ -101,7 +101,7 @@ def register_task(task: tasks.SpanCorruptionTask) -> None:
     seqio.TaskRegistry.remove(task.name)
   seqio.TaskRegistry.add(
     task.name,
-    source=_data_source(task.source),
+    source=_data_source(task),
     preprocessors=[
       functools.partial(seqio.preprocessors.rekey, key_map={"inputs": None, "targets": "text"}),
       seqio.preprocessors.tokenize,
@@ -115,20 +115,21 @@ def register_task(task: tasks.SpanCorruptionTask) -> None:
   )
 
 
-def _data_source(source: tasks.Source) -> seqio.DataSource:
+def _data_source(task: tasks.SpanCorruptionTask) -> seqio.DataSource:
+  source = task.source
   if isinstance(source, tfds_source.TfdsSource):
     return seqio.TfdsDataSource(
       source.name, source.root(), splits=dict(source.splits), read_only=True
     )
-  return seqio.FunctionDataSource(functools.partial(_documents, source), splits=documents.SPLITS)
+  return seqio.FunctionDataSource(functools.partial(_documents, task), splits=documents.SPLITS)
 
 
 def _documents(
-  source: tasks.Source, split: str, shuffle_files: bool, seed: int | None = None
+  task: tasks.SpanCorruptionTask, split: str, shuffle_files: bool, seed: int | None = None
 ) -> tf.data.Dataset:
   """Returns the documents of a split as `{"text": string}`."""
   del shuffle_files, seed  # there is one file at most; seqio shuffles examples itself
-  return tf.data.Dataset.from_tensor_slices({"text": list(source.documents()[split])})
+  return tf.data.Dataset.from_tensor_slices({"text": list(task.documents()[split])})
 
 
 def join_documents(dataset: tf.data.Dataset) -> tf.data.Dataset:

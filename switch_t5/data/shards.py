@@ -30,7 +30,7 @@ import tqdm
 from array_record.python import array_record_module
 
 from switch_t5 import errors
-from switch_t5.data.documents import Documents
+from switch_t5.data.documents import Documents, SkipBudget
 from switch_t5.data.vocabulary import Vocabulary
 
 RECORD_LENGTH = 2048  # tokens; several windows, so that a window rarely needs two records
@@ -41,13 +41,17 @@ _TEMPORARY = ".incomplete"
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """One file: its name, what it holds, its size in bytes and its SHA-256 (hex)."""
+  """One file: its name, what it holds, its size in bytes and its SHA-256 (hex).
+
+  `skipped` counts documents that were found faulty when the shard was written, and are not in it.
+  """
 
   file: str
   documents: int
   tokens: int
   size: int
   sha256: str
+  skipped: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,7 @@ def write(
   documents: Iterable[str],
   vocabulary: Vocabulary,
   fingerprint: str,
+  budget: SkipBudget,
   progress: tqdm.tqdm,
 ) -> None:
   """Tokenises a part's documents and writes its shard, then its record.
@@ -117,6 +122,7 @@ def write(
     documents: of the part.
     vocabulary: for their tokens.
     fingerprint: of all that the shard follows from.
+    budget: counts the documents that the source skips while it is read.
     progress: a bar that counts the documents.
 
   Raises:
@@ -124,17 +130,19 @@ def write(
     OSError: it cannot be written.
   """
   path = directory / part.file
-  counted = _Counted(documents, progress)
+  counted, before = _Counted(documents, progress), budget.skipped
   with _temporary(path) as temporary:
     tokens = _write_file(temporary, _records(_tokenise(counted, vocabulary), RECORD_LENGTH))
-    if counted.count != len(part):
+    skipped = budget.skipped - before
+    if counted.count + skipped != len(part):
       raise errors.DataError(
         f"The documents {part.start} to {part.stop} of {part.split} are not all there.",
-        value=f"{counted.count} documents",
+        value=f"{counted.count} documents, {skipped} skipped",
         rule=f"as many as the source says: {len(part)}",
         remedy="make the source's files complete: prepare the data set, or copy it, again.",
       )
-    shard = Shard(path.name, counted.count, tokens, temporary.stat().st_size, sha256(temporary))
+    size, digest = temporary.stat().st_size, sha256(temporary)
+    shard = Shard(path.name, counted.count, tokens, size, digest, skipped)
     _commit(temporary, path)
   record = {"fingerprint": fingerprint, "total": part.total, "shard": dataclasses.asdict(shard)}
   write_json(_record_path(path), record)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from switch_t5 import errors
 from switch_t5.data import embedded_corpus, example_tasks, tfds_source, vocabulary
-from switch_t5.data.documents import Documents
+from switch_t5.data.documents import Documents, SkipBudget
 from switch_t5.data.example_tasks import ExampleTask
 from switch_t5.data.text_files import TextFiles, find_files
 
@@ -36,10 +36,14 @@ _MC4_EXPONENT = 0.3  # mT5, section 3.1
 class Source(Protocol):
   """Where a task's documents come from."""
 
-  def documents(self) -> Mapping[str, Documents]:
+  def documents(self, budget: SkipBudget | None = None) -> Mapping[str, Documents]:
     """Returns the documents of each split, `train` and `validation` at least.
 
     They come in a fixed order, as good as random: a cache holds them in it.
+
+    Args:
+      budget: told of each faulty document, at once or when the documents are read; none may be
+        skipped if it is not given.
     """
 
   def provenance(self) -> dict[str, str]:
@@ -55,12 +59,18 @@ class SpanCorruptionTask:
     source: of the documents.
     vocabulary_path: a SentencePiece model file.
     extra_ids: number of sentinels that are added to it.
+    skip_budget: faulty documents that may be skipped.
   """
 
   name: str
   source: Source
   vocabulary_path: str
   extra_ids: int = vocabulary.EXTRA_IDS
+  skip_budget: int = 0
+
+  def documents(self) -> Mapping[str, Documents]:
+    """Returns the documents of the source; no more may be faulty than `skip_budget`."""
+    return self.source.documents(SkipBudget(self.skip_budget))
 
   def vocabulary(self) -> vocabulary.Vocabulary:
     """Reads the vocabulary; raises a DataError if it is missing or is none."""
@@ -182,6 +192,7 @@ def get_components(
   *,
   feature_lengths: Mapping[str, int],
   text_files: str | Sequence[str] | None = None,
+  skip_budget: int = 0,
   **arguments: Any,
 ) -> tuple[Task, ...]:
   """Returns the tasks of a mixture, or the task of that name; also those of seqio's registries.
@@ -190,6 +201,7 @@ def get_components(
     name: of a mixture or a task.
     feature_lengths: of the run, for tasks of seqio's.
     text_files: globs; a mixture gives them to the one task that reads them.
+    skip_budget: faulty documents of each task that may be skipped.
     **arguments: further ones of `get_task`.
 
   Raises:
@@ -201,10 +213,13 @@ def get_components(
   components = tuple(
     ExampleTask(task, feature_lengths)
     if task not in task_names() and example_tasks.is_registered(task)
-    else get_task(
-      task,
-      text_files=None if needed and task != TEXT_SPAN_CORRUPTION else text_files,
-      **arguments,
+    else dataclasses.replace(
+      get_task(
+        task,
+        text_files=None if needed and task != TEXT_SPAN_CORRUPTION else text_files,
+        **arguments,
+      ),
+      skip_budget=skip_budget,
     )
     for task in names
   )

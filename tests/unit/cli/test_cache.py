@@ -54,3 +54,20 @@ def test_the_jobs_of_a_tasks_shards_follow_from_those_before_it(missing, before,
 def test_of_many_missing_jobs_the_first_are_named():
   said = cache._progress(Unfinished(tuple(range(100)), 200), 0, jobs=100)
   assert said.endswith("--job=6/100, --job=7/100 and 92 more")
+
+
+def test_lines_and_skipped_documents_are_said(tmp_path):
+  (tmp_path / "a.jsonl").write_text('{"text": "One."}\n\nbad\n{"text": "Two."}\n{"text": 1}\n')
+  flags = runs.tiny_flags(tmp_path, TEXT_FILES=str(tmp_path / "a.jsonl"))
+  code, _, errors = runs.run_here("cache", *flags)
+  assert code == 3
+  assert f"{tmp_path / 'a.jsonl'}, line 3 (byte 18)" in errors
+  assert "DatasetConfig.skip_budget = N" in errors
+  assert not (tmp_path / "data").exists()
+  code, output, errors = runs.run_here("cache", *flags, "--gin.DatasetConfig.skip_budget=2")
+  assert code == 0, errors
+  assert "3 lines read, 2 lines skipped\n  2 faulty documents skipped\n" in output
+  assert "line 3 (byte 18)" in errors and "line 5" in errors
+  assert "2 of 5 lines skipped, 2 document(s)" in errors
+  code, _, errors = runs.run_here("cache", *flags)  # with the budget of 0 again
+  assert code == 3 and "DatasetConfig.skip_budget = 2" in errors

@@ -23,7 +23,7 @@ class Made:
 
   texts: tuple[str, ...]
 
-  def documents(self):
+  def documents(self, budget=None):
     return {"train": list(self.texts), "validation": list(self.texts[:3])}
 
   def provenance(self):
@@ -175,7 +175,7 @@ def test_a_mixture_is_found_by_name_and_gives_text_files_to_the_task_that_reads_
 ):
   tasks.add_mixture(tasks.Mixture("both", ("numbers", "text_span_corruption"), (1.0, 2.0)))
   first, second = _components("both", text_files=str(fixture_text))
-  assert first is own_tasks and second.name == "text_span_corruption"
+  assert first == own_tasks and second.name == "text_span_corruption"
   with pytest.raises(errors.ConfigError, match="TEXT_FILES"):
     _components("both")
   with pytest.raises(errors.ConfigError, match="Did you mean both"):

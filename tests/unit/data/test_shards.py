@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from switch_t5 import errors
-from switch_t5.data import cache, tasks, token_stream, vocabulary
+from switch_t5.data import cache, documents, tasks, token_stream, vocabulary
 
 
 def _stream(directory, split="train") -> np.ndarray:
@@ -30,6 +31,8 @@ class _Texts:
   numbers: range
   read: list[int]
   fails_at: int | None = None
+  faulty: frozenset[int] = frozenset()
+  budget: documents.SkipBudget | None = None
 
   def __len__(self):
     return len(self.numbers)
@@ -42,6 +45,9 @@ class _Texts:
       if number == self.fails_at:
         raise errors.DataError("The disk is gone.")
       self.read.append(number)
+      if number in self.faulty:
+        self.budget.skip(errors.DataError("A document is faulty.", value=number))
+        continue
       yield f"This is the document with the number {number}."
 
 
@@ -52,18 +58,19 @@ class _MadeUp:
   count: int = 4000
   read: list[int] = dataclasses.field(default_factory=list)
   fails_at: int | None = None
+  faulty: frozenset[int] = frozenset()
 
-  def documents(self):
-    train = _Texts(range(self.count), self.read, self.fails_at)
+  def documents(self, budget=None):
+    train = _Texts(range(self.count), self.read, self.fails_at, self.faulty, budget)
     return {"train": train, "validation": ["One document."]}
 
   def provenance(self):
     return {"made": "up"}
 
 
-def _made_up(**arguments) -> tasks.SpanCorruptionTask:
+def _made_up(skip_budget=0, **arguments) -> tasks.SpanCorruptionTask:
   path = vocabulary.embedded_vocabulary_path()
-  return tasks.SpanCorruptionTask("made_up", _MadeUp(**arguments), path)
+  return tasks.SpanCorruptionTask("made_up", _MadeUp(**arguments), path, skip_budget=skip_budget)
 
 
 def _contents(directory) -> dict[str, bytes]:
@@ -181,9 +188,51 @@ def test_a_source_with_fewer_documents_than_it_says_is_refused(tmp_path):
       return super().__len__() + 1
 
   task = _made_up()
-  task.source.documents = lambda: {"train": Short(["One."]), "validation": []}
+  task.source.documents = lambda budget: {"train": Short(["One."]), "validation": []}
   with pytest.raises(errors.DataError, match="train are not all there"):
     cache.write_cache(task, tmp_path / "cache")
+
+
+_FAULTY = frozenset({3, 700, 701, 3999})
+
+
+def test_skipped_documents_are_counted_by_shard_and_left_out(tmp_path):
+  task = _made_up(skip_budget=4, faulty=_FAULTY)
+  info = cache.write_cache(task, tmp_path / "cache", shard_documents=500)
+  assert (info.skipped, info.splits["train"].documents) == (4, 3996)
+  assert [shard.skipped for shard in info.splits["train"].shards] == [1, 2, 0, 0, 0, 0, 0, 1]
+  texts = [f"This is the document with the number {n}." for n in range(4000) if n not in _FAULTY]
+  ids = task.vocabulary().encode_batch(texts)
+  assert _stream(tmp_path / "cache").tolist() == [i for document in ids for i in document]
+
+
+def test_neither_budget_nor_jobs_change_what_is_skipped(tmp_path):
+  for name, budget, jobs in (("one", 4, 1), ("more", 100, 1), ("three", 4, 3)):
+    for job in range(jobs):
+      task = _made_up(skip_budget=budget, faulty=_FAULTY)
+      cache.write_cache(task, tmp_path / name, shard_documents=500, job=job, jobs=jobs)
+    assert _contents(tmp_path / name) == _contents(tmp_path / "one")
+
+
+def test_more_faults_than_the_budget_stop_a_job_that_a_larger_budget_lets_go_on(tmp_path):
+  with pytest.raises(errors.DataError, match=r"skip_budget = N") as raised:
+    cache.write_cache(_made_up(2, faulty=_FAULTY), tmp_path / "cache", shard_documents=500)
+  assert raised.value.value == 701
+  task = _made_up(4, faulty=_FAULTY)
+  cache.write_cache(task, tmp_path / "cache", shard_documents=500)
+  assert task.source.read == list(range(500, 4000))
+
+
+def test_the_budget_holds_for_the_sum_of_jobs(tmp_path):
+  for job in (0, 1):  # three in the first shard, one in the second
+    task = _made_up(3, faulty=_FAULTY)
+    with contextlib.nullcontext() if job == 0 else pytest.raises(errors.DataError) as raised:
+      cache.write_cache(task, tmp_path / "cache", shard_documents=2000, job=job, jobs=2)
+  assert raised.value.value == "4 documents were skipped when it was written"
+  assert "skip_budget = 4" in raised.value.remedy
+  with pytest.raises(errors.DataError, match="skip_budget = 4"):
+    cache.write_cache(_made_up(3, faulty=_FAULTY), tmp_path / "cache")
+  assert cache.write_cache(_made_up(4, faulty=_FAULTY), tmp_path / "cache").skipped == 4
 
 
 def _start_job(tmp_path, directory) -> subprocess.Popen:
@@ -205,13 +254,13 @@ def test_a_killed_job_leaves_whole_shards_and_is_started_again(tmp_path, fixture
     assert job.poll() is None
     time.sleep(0.001)
   job.send_signal(kill)
-  assert job.wait(timeout=60) != 0
+  assert job.wait(timeout=300) != 0
   with pytest.raises(errors.DataError, match="not finished"):
     cache.read_info(directory)
   if kill == signal.SIGINT:  # there was time to tidy up
     assert list(directory.glob(".*")) == []
   before = {path: path.stat().st_mtime_ns for path in directory.glob("*.json")}
-  assert _start_job(tmp_path, directory).wait(timeout=60) == 0
+  assert _start_job(tmp_path, directory).wait(timeout=300) == 0
   cache.verify(directory)
   assert all(path.stat().st_mtime_ns == time for path, time in before.items())
   assert list(directory.glob(".*")) == []
@@ -220,7 +269,7 @@ def test_a_killed_job_leaves_whole_shards_and_is_started_again(tmp_path, fixture
 def test_the_same_job_started_twice_at_once_ends_well_twice(tmp_path, fixture_text):
   (tmp_path / "long.txt").write_text((fixture_text.read_text() + "\n\n") * 500)
   jobs = [_start_job(tmp_path, tmp_path / "cache") for _ in range(2)]
-  assert [job.wait(timeout=60) for job in jobs] == [0, 0]
+  assert [job.wait(timeout=300) for job in jobs] == [0, 0]
   cache.verify(tmp_path / "cache")
   assert list((tmp_path / "cache").glob(".*")) == []
 
@@ -231,7 +280,7 @@ class _Overtaken:
 
   directory: Path
 
-  def documents(self):
+  def documents(self, budget=None):
     return {"train": self, "validation": ["One document."]}
 
   def provenance(self):
