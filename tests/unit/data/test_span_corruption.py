@@ -20,7 +20,7 @@ def _corrupt(tokens, seed=0, rows=None):
 
 
 def _masks(batch, length, seed=0):
-  words = np.stack([span_corruption.row_words(seed, row, length - 2) for row in range(batch)])
+  words = span_corruption.row_words(seed, range(batch), length - 2)
   return span_corruption.noise_masks(words, length)
 
 
@@ -96,8 +96,16 @@ def test_every_split_into_spans_is_equally_likely():
 
 
 def test_neighbouring_rows_share_no_random_word():
-  words = np.concatenate([span_corruption.row_words(7, row, 566) for row in range(200)])
-  assert len(np.unique(words)) == len(words)
+  words = span_corruption.row_words(7, range(200), 566)
+  assert len(np.unique(words)) == words.size
+
+
+def test_a_row_draws_from_its_own_philox_stream_with_the_row_in_the_high_word():
+  rows = [0, 3, 2**40, 2**63]
+  for row, words in zip(rows, span_corruption.row_words(7, rows, 9), strict=True):
+    np.testing.assert_array_equal(
+      words, np.random.Philox(key=7, counter=[0, 0, 0, row]).random_raw(9)
+    )
 
 
 def test_rows_do_not_depend_on_their_batch():
