@@ -94,12 +94,19 @@ def adafactor(
     moments = jax.tree.map(lambda n, p: _over_batch_axes(init_matrix, n)(p), batch_axes, params)
     return AdafactorState(jnp.zeros((), jnp.int32), *_transpose(params, moments, 3))
 
-  def update(grads, state, params):
-    def update_leaf(num_axes, *leaves):
-      return _over_batch_axes(functools.partial(update_matrix, state.count), num_axes)(*leaves)
+  @functools.partial(jax.jit, static_argnums=0)  # leaves of one shape are traced once
+  def update_leaf(num_axes, count, *leaves):
+    return _over_batch_axes(functools.partial(update_matrix, count), num_axes)(*leaves)
 
+  def update(grads, state, params):
     results = jax.tree.map(
-      update_leaf, batch_axes, grads, state.v_row, state.v_col, state.v, params
+      lambda num_axes, *leaves: update_leaf(num_axes, state.count, *leaves),
+      batch_axes,
+      grads,
+      state.v_row,
+      state.v_col,
+      state.v,
+      params,
     )
     directions, *moments = _transpose(params, results, 4)
     step_size = learning_rate(state.count)
