@@ -137,8 +137,7 @@ class ExampleTask:
     steps = list(self._task().preprocessors)
     if steps and _appends_eos_after_trim(steps[-1]):
       steps.pop()
-    depends = any("sequence_length" in inspect.signature(step).parameters for step in steps)
-    return dict(self.feature_lengths) if depends else None
+    return dict(self.feature_lengths) if any(map(_takes_lengths, steps)) else None
 
 
 def is_registered(name: str) -> bool:
@@ -168,6 +167,13 @@ def _appends_eos_after_trim(step: Callable[..., Any]) -> bool:
   import seqio
 
   return step is seqio.preprocessors.append_eos_after_trim
+
+
+def _takes_lengths(step: Callable[..., Any]) -> bool:
+  """Whether seqio tells a step the lengths: as an argument, or a field of a dataclass."""
+  if dataclasses.is_dataclass(step):
+    return "sequence_length" in {field.name for field in dataclasses.fields(step)}
+  return "sequence_length" in inspect.signature(step).parameters
 
 
 def _function(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -207,7 +213,8 @@ def _split_contents(source: Any, split: str) -> dict[str, Any]:
 
   files = {}
   for path in source.list_shards(split):
-    found = tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)
+    # A source that is a function names its splits here, whatever lies in the working directory.
+    found = path != split and tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)
     files[os.path.basename(path)] = tf.io.gfile.stat(path).length if found else None
   return {"files": files, "examples": source.num_input_examples(split)}
 

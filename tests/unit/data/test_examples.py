@@ -314,6 +314,28 @@ def test_the_directory_follows_the_steps_and_the_lengths_they_need(seqio, tmp_pa
   assert directory("ends_kept") == before
 
 
+def test_the_directory_follows_the_files_of_the_source(seqio, tmp_path):
+  text = tmp_path / "text.txt"
+  feature = seqio.TaskRegistry.get("ends_kept").output_features["inputs"]
+  seqio.TaskRegistry.add(
+    "lines",
+    source=seqio.TextLineDataSource({"train": str(text)}),
+    preprocessors=[
+      functools.partial(seqio.preprocessors.rekey, key_map={"inputs": None, "targets": None})
+    ],
+    output_features={"inputs": feature, "targets": feature},
+  )
+  try:
+    directories = []
+    for content in ("one\n", "one\ntwo\n", "one\n"):
+      text.write_text(content)
+      task = example_tasks.ExampleTask("lines", LENGTHS)
+      directories.append(cache.cache_directory(tmp_path, task))
+  finally:
+    seqio.TaskRegistry.remove("lines")
+  assert directories[0] == directories[2] != directories[1]
+
+
 def test_damage_is_found_and_named(written, tmp_path):
   directory = shutil.copytree(written("ends_kept"), tmp_path / "damaged")
   for path in [*directory.glob("*.npy"), *directory.glob("*.array_record")]:
