@@ -55,6 +55,7 @@ ModelConfig.num_encoder_layers = 1
 ModelConfig.num_decoder_layers = 1
 ModelConfig.num_encoder_sparse_layers = 1
 ModelConfig.num_decoder_sparse_layers = 1
+ModelConfig.group_size = None
 ModelConfig.sequences_per_group = 1
 ModelConfig.activation_dtype = 'float32'
 TASK_FEATURE_LENGTHS = {'inputs': 32, 'targets': 16}

@@ -82,6 +82,16 @@ def test_every_parameter_that_a_page_names_can_be_set(page: pathlib.Path):
   assert unknown == []
 
 
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.stem)
+def test_links_of_a_page_lead_to_a_heading_of_a_file(page: pathlib.Path):
+  for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+    name, _, anchor = target.partition("#")
+    path = page.parent / name if name else page
+    assert path.exists(), target
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE) if anchor else []
+    assert not anchor or anchor in [h.lower().replace(" ", "-") for h in headings], target
+
+
 def test_a_command_may_go_over_several_lines_and_carry_a_comment(tmp_path):
   page = tmp_path / "page.md"
   page.write_text(

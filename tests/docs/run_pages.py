@@ -30,12 +30,16 @@ _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def write_texts(folder: pathlib.Path) -> None:
-  """Writes the reader's own text: my/."""
+  """Writes the reader's own text: my/, and pairs/."""
   documents = c4_form.documents("text", 400)
   (folder / "my").mkdir()
   (folder / "my" / "news.txt").write_text("\n\n".join(documents[:200]), encoding="utf-8")
   with gzip.open(folder / "my" / "mail.jsonl.gz", "wt", encoding="utf-8") as file:
     file.writelines(json.dumps({"text": text}) + "\n" for text in documents[200:])
+  (folder / "pairs").mkdir()
+  for split in ("train", "validation"):
+    lines = (f"How much is {i} and {i}?\t{2 * i}\n" for i in range(60))
+    (folder / "pairs" / f"{split}.tsv").write_text("".join(lines), encoding="utf-8")
 
 
 def prepare_c4(folder: pathlib.Path) -> None:
