@@ -50,11 +50,28 @@ def experts_of(name: str) -> int:
   return next((int(word) for word in name.split() if word.isdigit()), 0)
 
 
+def full_rows(batch_size: int) -> dict[str, np.ndarray]:
+  """Returns the features of rows without padding, of random ids."""
+  from switch_t5 import batch as batch_lib
+
+  draw = np.random.default_rng(0)
+  inputs = draw.integers(2, VOCABULARY, (batch_size, ENCODER_LENGTH), np.int32)
+  targets = draw.integers(2, VOCABULARY, (batch_size, DECODER_LENGTH), np.int32)
+  whole = np.ones_like(targets)
+  return {
+    batch_lib.ENCODER_INPUT_TOKENS: inputs,
+    batch_lib.ENCODER_SEGMENT_IDS: np.ones_like(inputs),
+    batch_lib.DECODER_INPUT_TOKENS: batch_lib.shift_right(targets, whole),
+    batch_lib.DECODER_TARGET_TOKENS: targets,
+    batch_lib.DECODER_SEGMENT_IDS: whole,
+    batch_lib.DECODER_LOSS_WEIGHTS: whole.astype(np.float32),
+  }
+
+
 def our_step(name: str, batch_size: int, dropout_rate: float) -> Callable[[], object]:
   """Returns a program that runs one of our train steps to its end."""
   import jax
 
-  from switch_t5 import batch as batch_lib
   from switch_t5.cli.dataset import DatasetConfig
   from switch_t5.cli.session import open_session
   from switch_t5.cli.train_config import TrainConfig
@@ -96,21 +113,7 @@ def our_step(name: str, batch_size: int, dropout_rate: float) -> Callable[[], ob
     optimizer=adafactor if name.endswith("adafactor") else adamw,
   )
   session = open_session(config)
-  tokens = np.random.default_rng(0)
-  targets = tokens.integers(2, VOCABULARY, (batch_size, DECODER_LENGTH), np.int32)
-  whole = np.ones_like(targets)
-  batch = session.place(
-    {
-      batch_lib.ENCODER_INPUT_TOKENS: tokens.integers(
-        2, VOCABULARY, (batch_size, ENCODER_LENGTH), np.int32
-      ),
-      batch_lib.ENCODER_SEGMENT_IDS: np.ones((batch_size, ENCODER_LENGTH), np.int32),
-      batch_lib.DECODER_INPUT_TOKENS: batch_lib.shift_right(targets, whole),
-      batch_lib.DECODER_TARGET_TOKENS: targets,
-      batch_lib.DECODER_SEGMENT_IDS: whole,
-      batch_lib.DECODER_LOSS_WEIGHTS: whole.astype(np.float32),
-    }
-  )
+  batch = session.place(full_rows(batch_size))
   objective = CrossEntropyObjective(config.loss, session.model.train_capacity_factor)
   with jax.set_mesh(session.mesh):
     state = init_state(session.definition, session.optimizer, session.abstract, seed=0)

@@ -15,10 +15,8 @@ import shutil
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.experimental import multihost_utils
 
 from switch_t5.checkpoint import tree
 from switch_t5.checkpoint.commit import RestoreState, SaveState, StateCheckpointer, rename_durably
@@ -30,6 +28,7 @@ from switch_t5.checkpoint.manifest import (
   seal,
 )
 from switch_t5.errors import CheckpointError, ConfigError
+from switch_t5.sharding.placement import from_all_processes
 from switch_t5.types import PyTree
 
 CONFIG = "config.gin"
@@ -147,7 +146,7 @@ class CheckpointManager:
         damaged, or if a checkpoint has other arrays than `abstract_state`.
     """
     self.wait()
-    steps: list[int] = _gather(list_steps(self._directory))[0]
+    steps: list[int] = from_all_processes(list_steps(self._directory))[0]
     if step is not None and step not in steps:
       raise CheckpointError(
         "There is no checkpoint of this step.",
@@ -176,7 +175,9 @@ class CheckpointManager:
     """Returns the manifest of a good checkpoint, or what is wrong with it."""
     path = step_path(self._directory, step)
     share = (jax.process_index(), jax.process_count())
-    shares = _gather([str(problem) for problem in find_problems(path, step, share=share)])
+    shares = from_all_processes(
+      [str(problem) for problem in find_problems(path, step, share=share)]
+    )
     problems = sorted({problem for problems in shares for problem in problems})
     if not problems:
       found = read_manifest(path)
@@ -262,15 +263,3 @@ def _save_error(directory: pathlib.Path, step: int | None, error: Exception) -> 
     remedy="see to the space (df, quota) and rights of this directory, then run again: it goes on "
     "from the newest good checkpoint",
   )
-
-
-def _gather(value: Any) -> list[Any]:
-  """Returns the JSON `value` of every process."""
-  if jax.process_count() == 1:
-    return [value]
-  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-  sizes = multihost_utils.process_allgather(np.array(data.size, np.int32))
-  padded = np.zeros(sizes.max(), np.uint8)
-  padded[: data.size] = data
-  rows = multihost_utils.process_allgather(padded)
-  return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes, strict=True)]

@@ -13,7 +13,6 @@ This module loads TensorFlow.
 from __future__ import annotations
 
 import base64
-import json
 import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -24,11 +23,11 @@ import jax
 import numpy as np
 import seqio
 import tensorflow as tf
-from jax.experimental import multihost_utils
 
 from switch_t5 import batch as batch_lib
 from switch_t5 import errors
 from switch_t5.data.vocabulary import Vocabulary
+from switch_t5.sharding.placement import from_all_processes
 from switch_t5.types import HostBatch
 
 _FEATURES = ("inputs", "targets")
@@ -125,7 +124,7 @@ class StreamingReader:
 
   def state(self) -> dict[str, Any]:
     """Returns the positions of all processes: JSON, a few megabytes for each of them."""
-    return self._layout | {"iterators": _from_all_processes(_save(self._iterator))}
+    return self._layout | {"iterators": from_all_processes(_save(self._iterator))}
 
   def restore(self, state: Mapping[str, Any]) -> None:
     """Goes on where a reader with the same arguments was.
@@ -236,17 +235,6 @@ def _load(iterator: tf.data.Iterator, files: Mapping[str, str]) -> None:
     for ending, content in files.items():
       Path(f"{folder}/iterator{ending}").write_bytes(zlib.decompress(base64.b64decode(content)))
     tf.train.Checkpoint(iterator=iterator).read(f"{folder}/iterator").assert_consumed()
-
-
-def _from_all_processes(files: dict[str, str]) -> list[dict[str, str]]:
-  """Returns what each process gives, in their order."""
-  if jax.process_count() == 1:
-    return [files]
-  content = np.frombuffer(json.dumps(files).encode("ascii"), np.uint8)
-  lengths = multihost_utils.process_allgather(np.array(len(content)))
-  padded = np.pad(content, (0, int(lengths.max()) - len(content)))
-  gathered = multihost_utils.process_allgather(padded)
-  return [json.loads(row[:length].tobytes()) for row, length in zip(gathered, lengths, strict=True)]
 
 
 def unreadable(name: str, error: Exception) -> errors.DataError:

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From each process's rows to global arrays, and back to the host."""
+"""What crosses processes outside of the compiled programs: rows of a batch, and small JSON."""
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from switch_t5.sharding.rules import named_sharding
@@ -52,3 +56,14 @@ def place_batch(
     return jax.make_array_from_callback(shape, sharding, shard)
 
   return {name: place(array) for name, array in local.items()}
+
+
+def from_all_processes(value: Any) -> list[Any]:
+  """Returns the JSON value that each process gives, in their order; all must call it."""
+  if jax.process_count() == 1:
+    return [value]
+  content = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.array(content.size))
+  padded = np.pad(content, (0, int(sizes.max()) - content.size))
+  gathered = multihost_utils.process_allgather(padded)
+  return [json.loads(row[:size].tobytes()) for row, size in zip(gathered, sizes, strict=True)]
