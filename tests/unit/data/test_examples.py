@@ -316,14 +316,11 @@ def test_the_directory_follows_the_steps_and_the_lengths_they_need(seqio, tmp_pa
 
 def test_the_directory_follows_the_files_of_the_source(seqio, tmp_path):
   text = tmp_path / "text.txt"
-  feature = seqio.TaskRegistry.get("ends_kept").output_features["inputs"]
   seqio.TaskRegistry.add(
     "lines",
     source=seqio.TextLineDataSource({"train": str(text)}),
-    preprocessors=[
-      functools.partial(seqio.preprocessors.rekey, key_map={"inputs": None, "targets": None})
-    ],
-    output_features={"inputs": feature, "targets": feature},
+    preprocessors=[],
+    output_features=seqio.TaskRegistry.get("ends_kept").output_features,
   )
   try:
     directories = []
@@ -377,8 +374,8 @@ def _register(seqio, name, features, examples):
 def unfit(seqio):
   """Tasks that cannot be read."""
   path = vocabulary.embedded_vocabulary_path()
-  vocabs = [seqio.SentencePieceVocabulary(path, extra_ids=extra) for extra in (100, 10)]
-  features = [seqio.Feature(vocabulary=vocab) for vocab in vocabs]
+  vocabularies = [seqio.SentencePieceVocabulary(path, extra) for extra in (100, 10)]
+  features = list(map(seqio.Feature, vocabularies))
   one, other = ({"inputs": features[0], "targets": feature} for feature in features)
   _register(seqio, "none", one, [])
   _register(seqio, "high", one, [{"inputs": [5, 8100], "targets": [1]}])
