@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from switch_t5.layers.activations import projection_names
+from switch_t5.layers.dense import kept_apart
 from switch_t5.layers.initializers import truncated_normal
 from switch_t5.sharding.annotate import gathered, param
 from switch_t5.types import Array, DType, PRNGKey
@@ -17,7 +18,7 @@ from switch_t5.types import Array, DType, PRNGKey
 def batched_matmul(x: Array, kernel: Array) -> Array:
   """Returns x[e] @ kernel[e] for x [E, rows, in], kernel [E, in, out].
 
-  As `dense.matmul`, with the transpose for the kernel's gradient kept explicit.
+  Its backward is as that of `dense.matmul`.
   """
   return jnp.einsum("enf,efg->eng", x, kernel)
 
@@ -29,7 +30,7 @@ def _batched_matmul_forward(x, kernel):
 def _batched_matmul_backward(residuals, g):
   x, kernel = residuals
   dx = jnp.einsum("eng,efg->enf", g, kernel)
-  transposed = jax.lax.optimization_barrier(x.swapaxes(1, 2))
+  transposed = kept_apart(x.swapaxes(1, 2))
   return dx, jnp.einsum("efn,eng->efg", transposed, g)
 
 
