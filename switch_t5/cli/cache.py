@@ -37,7 +37,7 @@ def run(command_line: CommandLine) -> None:
       if written.lines_read or written.lines_skipped:
         print(f"  {written.lines_read:,} lines read, {written.lines_skipped:,} lines skipped")
       if written.skipped:
-        print(f"  {written.skipped:,} faulty documents skipped")
+        print(f"  {written.skipped:,} faulty document{'s' * (written.skipped != 1)} skipped")
     before += written.total
 
 

@@ -140,14 +140,14 @@ class ModelConfig:
       (self.num_experts > 0) == (sparse > 0),
       "num_experts",
       f"{self.num_experts} experts, {sparse} sparse layers",
-      "experts and sparse layers are either both there or both 0",
+      "more than 0 where there are sparse layers, and 0 where there are none",
     )
     if sparse:
       _check(
         (self.sequences_per_group is None) != (self.group_size is None),
         "sequences_per_group",
         f"sequences_per_group {self.sequences_per_group}, group_size {self.group_size}",
-        "set exactly one of them: how many sequences are routed together",
+        "set, or group_size is, but not both: how many sequences are routed together",
       )
 
   @property
