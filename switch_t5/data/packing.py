@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -65,8 +64,3 @@ def first_fit(lengths: np.ndarray, row_lengths: tuple[int, int], seed: int) -> P
       rows += 1
   by_row = np.argsort(row_of, kind="stable")
   return Plan(order[by_row], np.searchsorted(row_of[by_row], np.arange(rows + 1)))
-
-
-def fill(plan: Plan, lengths: np.ndarray, row_lengths: Mapping[str, int]) -> tuple[float, ...]:
-  """Returns how much of inputs and targets is tokens, each from 0 to 1."""
-  return tuple((lengths.sum(axis=0) / len(plan) / list(row_lengths.values())).tolist())
