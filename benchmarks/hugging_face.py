@@ -8,29 +8,49 @@
 
 4 + 4 layers, d 256, f 1024, 4 heads of 64, 8192 ids, tied logits; `--batch` x (256 + 64) tokens,
 float32, one device, AdamW, and `--dropout` for both. Every other layer of a Switch model is sparse,
-with capacity factor 1.25. Each model has a process of its own, with its library as
-it comes, and they take turns: neither's threads or memory settings touch the other's.
+with capacity factor 1.25. Each model has a process of its own, with its library as it comes, and
+they take turns: neither's threads or memory settings touch the other's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
-VOCABULARY, D_MODEL, D_FF, D_KV, HEADS, LAYERS = 8192, 256, 1024, 64, 4, 4
-ENCODER_LENGTH, DECODER_LENGTH = 256, 64
-STEPS = 5  # of a turn
-WARM_UP = 20  # until freed memory is laid out so that no step asks the system for more
+from benchmarks import torch_t5
+from benchmarks.timing import print_results
+from benchmarks.torch_t5 import (
+  D_FF,
+  D_KV,
+  D_MODEL,
+  DECODER_LENGTH,
+  ENCODER_LENGTH,
+  HEADS,
+  LAYERS,
+  VOCABULARY,
+  experts_of,
+  serve,
+)
+from switch_t5 import batch as batch_lib
+from switch_t5.cli.dataset import DatasetConfig
+from switch_t5.cli.session import open_session
+from switch_t5.cli.train_config import TrainConfig
+from switch_t5.model.config import ModelConfig
+from switch_t5.optim.adafactor import adafactor
+from switch_t5.optim.adamw import adamw
+from switch_t5.optim.schedules import learning_rate_schedule
+from switch_t5.training.init import init_state
+from switch_t5.training.objective import CrossEntropyObjective
+from switch_t5.training.train_step import build_train_step
+
 HUGGING_FACE = "hugging face"
 MODELS = (
   HUGGING_FACE,
@@ -45,15 +65,8 @@ MODELS = (
 )
 
 
-def experts_of(name: str) -> int:
-  """Returns the number of experts that a name of `MODELS` says, 0 for a dense model."""
-  return next((int(word) for word in name.split() if word.isdigit()), 0)
-
-
 def full_rows(batch_size: int) -> dict[str, np.ndarray]:
   """Returns the features of rows without padding, of random ids."""
-  from switch_t5 import batch as batch_lib
-
   draw = np.random.default_rng(0)
   inputs = draw.integers(2, VOCABULARY, (batch_size, ENCODER_LENGTH), np.int32)
   targets = draw.integers(2, VOCABULARY, (batch_size, DECODER_LENGTH), np.int32)
@@ -70,19 +83,6 @@ def full_rows(batch_size: int) -> dict[str, np.ndarray]:
 
 def our_step(name: str, batch_size: int, dropout_rate: float) -> Callable[[], object]:
   """Returns a program that runs one of our train steps to its end."""
-  import jax
-
-  from switch_t5.cli.dataset import DatasetConfig
-  from switch_t5.cli.session import open_session
-  from switch_t5.cli.train_config import TrainConfig
-  from switch_t5.model.config import ModelConfig
-  from switch_t5.optim.adafactor import adafactor
-  from switch_t5.optim.adamw import adamw
-  from switch_t5.optim.schedules import learning_rate_schedule
-  from switch_t5.training.init import init_state
-  from switch_t5.training.objective import CrossEntropyObjective
-  from switch_t5.training.train_step import build_train_step
-
   num_experts = experts_of(name)
   sparse = LAYERS // 2 if num_experts else 0
   model = ModelConfig(
@@ -138,76 +138,14 @@ def our_step(name: str, batch_size: int, dropout_rate: float) -> Callable[[], ob
   return step
 
 
-def hugging_face_step(
-  num_experts: int, batch_size: int, dropout_rate: float
-) -> Callable[[], object]:
-  """Returns a program that runs one step of Hugging Face's T5 under PyTorch's AdamW."""
-  import torch
-  import transformers
-
-  torch.manual_seed(0)
-  sizes = {
-    "vocab_size": VOCABULARY,
-    "d_model": D_MODEL,
-    "d_ff": D_FF,
-    "d_kv": D_KV,
-    "num_heads": HEADS,
-    "num_layers": LAYERS,
-    "num_decoder_layers": LAYERS,
-    "dropout_rate": dropout_rate,
-    "decoder_start_token_id": 0,
-  }
-  if num_experts:
-    # Its capacity is that of one sequence, and the same in both stacks.
-    config = transformers.SwitchTransformersConfig(
-      **sizes,
-      num_experts=num_experts,
-      num_sparse_encoder_layers=LAYERS // 2,
-      num_sparse_decoder_layers=LAYERS // 2,
-      expert_capacity=math.ceil(1.25 * ENCODER_LENGTH / num_experts),
-      router_jitter_noise=0.0,
-    )
-    model = transformers.SwitchTransformersForConditionalGeneration(config).train()
-  else:
-    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes)).train()
-  optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-  inputs = torch.randint(2, VOCABULARY, (batch_size, ENCODER_LENGTH))
-  labels = torch.randint(2, VOCABULARY, (batch_size, DECODER_LENGTH))
-
-  def step() -> None:
-    optimizer.zero_grad()
-    model(input_ids=inputs, labels=labels).loss.backward()
-    optimizer.step()
-
-  return step
-
-
-def work(name: str, batch_size: int, dropout_rate: float) -> None:
-  """A worker: for each line of stdin, runs a turn and writes its seconds and page faults."""
-  if name.startswith(HUGGING_FACE):
-    step = hugging_face_step(experts_of(name), batch_size, dropout_rate)
-  else:
-    step = our_step(name, batch_size, dropout_rate)
-  for _ in range(WARM_UP):
-    step()
-  print("ready", flush=True)
-  for _ in sys.stdin:
-    seconds = []
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(STEPS):
-      started = time.perf_counter()
-      step()
-      seconds.append(time.perf_counter() - started)
-    faults = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / STEPS
-    print(json.dumps([statistics.median(seconds), faults]), flush=True)
-
-
 def start(name: str, arguments: argparse.Namespace) -> subprocess.Popen[str]:
   """Starts a worker and waits until it has compiled."""
-  python = arguments.torch_python if name.startswith(HUGGING_FACE) else sys.executable
+  command = [sys.executable, "-m", "benchmarks.hugging_face"]
+  if name.startswith(HUGGING_FACE):
+    command = [arguments.torch_python, torch_t5.__file__]
   flags = [f"--worker={name}", f"--batch={arguments.batch}", f"--dropout={arguments.dropout}"]
   worker = subprocess.Popen(
-    [python, "-m", "benchmarks.hugging_face", *flags],
+    [*command, *flags],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,
@@ -270,14 +208,9 @@ def main() -> None:
   parser.add_argument("--worker", choices=MODELS, help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   if arguments.worker:
-    work(arguments.worker, arguments.batch, arguments.dropout)
+    serve(our_step(arguments.worker, arguments.batch, arguments.dropout))
     return
-  results = {name: round(value, 3) for name, value in measure(arguments).items()}
-  if arguments.json:
-    print(json.dumps(results))
-  else:
-    for name, value in results.items():
-      print(f"{name:<38} {value:9.3f}")
+  print_results(measure(arguments), arguments.json)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import time
 
 import numpy as np
 
+from benchmarks.timing import print_results
 from switch_t5.cli.dataset import DatasetConfig, prepare_cache
 from switch_t5.data import documents, indexed, span_corruption
 
@@ -68,12 +68,7 @@ def main() -> None:
   parser.add_argument("--json", action="store_true")
   parser.add_argument("--rows", type=int, default=20_000)
   arguments = parser.parse_args()
-  results = {name: round(value, 3) for name, value in measure(arguments.rows).items()}
-  if arguments.json:
-    print(json.dumps(results))
-  else:
-    for name, value in results.items():
-      print(f"{name:<58} {value:8.3f}")
+  print_results(measure(arguments.rows), arguments.json)
 
 
 if __name__ == "__main__":

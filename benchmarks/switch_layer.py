@@ -10,13 +10,12 @@ are those of the experts on full buffers, wi, ReLU, wo and their gradients: what
 from __future__ import annotations
 
 import argparse
-import json
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from benchmarks.timing import interleaved
+from benchmarks.timing import interleaved, print_results
 from switch_t5.layers.feed_forward import FeedForward
 from switch_t5.layers.moe.capacity import expert_capacity
 from switch_t5.layers.moe.experts import batched_matmul
@@ -103,12 +102,7 @@ def main() -> None:
   parser.add_argument("--json", action="store_true")
   parser.add_argument("--rounds", type=int, default=15)
   arguments = parser.parse_args()
-  ratios = {name: round(value, 3) for name, value in measure(arguments.rounds).items()}
-  if arguments.json:
-    print(json.dumps(ratios))
-  else:
-    for name, value in ratios.items():
-      print(f"{name:<34} {value:8.3f}")
+  print_results(measure(arguments.rounds), arguments.json)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import resource
 import statistics
 import tempfile
@@ -22,6 +21,7 @@ from contextlib import closing
 
 import jax
 
+from benchmarks.timing import print_results
 from switch_t5.cli import gin_setup
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.run_data import open_data
@@ -130,12 +130,7 @@ def main() -> None:
   parser.add_argument("--json", action="store_true")
   parser.add_argument("--rounds", type=int, default=6)
   arguments = parser.parse_args()
-  ratios = {name: round(value, 3) for name, value in measure(arguments.rounds).items()}
-  if arguments.json:
-    print(json.dumps(ratios))
-  else:
-    for name, value in ratios.items():
-      print(f"{name:<34} {value:8.3f}")
+  print_results(measure(arguments.rounds), arguments.json)
 
 
 if __name__ == "__main__":
