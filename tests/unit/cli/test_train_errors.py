@@ -131,7 +131,7 @@ def test_no_configuration(folder, flags):
       {"inputs": 64, "targets": 8},
       ("inputs=64, targets=8", "set targets=14"),
     ),
-    ("NUM_EXPERTS", 0, ("0 experts, 2 sparse layers", "both")),
+    ("NUM_EXPERTS", 0, ("0 experts, 2 sparse layers", "where there are sparse layers")),
     ("DROPOUT_RATE", 1.0, ("dropout_rate", "less than 1")),
     ("MESH_SHAPE", (4, 4, 1), ("16 devices", "there are 8", "--emulate_devices=16")),
     ("MESH_SHAPE", (1, 1), ("(1, 1)", "three positive whole numbers")),
