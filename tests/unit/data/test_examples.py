@@ -9,8 +9,9 @@ import shutil
 
 import numpy as np
 import pytest
+import reading
 
-from switch_t5 import batch, errors
+from switch_t5 import errors
 from switch_t5.data import cache, example_cache, example_tasks, indexed, tasks, vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
@@ -110,16 +111,6 @@ def _reader(caches, split="train", **arguments):
   return indexed.IndexedReader(caches, split, **arguments)
 
 
-def _take(reader, n):
-  batches = list(itertools.islice(reader, n))
-  return {name: np.concatenate([b[name] for b in batches]) for name in batch.FEATURES}
-
-
-def _assert_equal(a, b):
-  for name in batch.FEATURES:
-    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-
-
 def _unpacked(rows) -> list[list[tuple[list[int], list[int]]]]:
   """The examples of each row, by their segments, which must be contiguous and in order."""
   found = []
@@ -143,7 +134,7 @@ def _unpacked(rows) -> list[list[tuple[list[int], list[int]]]]:
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_rows_of_one_example_are_those_of_seqio(seqio, written, name, split):
   reader = _reader(written(name), split, pack=False, shuffle=False, num_epochs=1, batch_size=1)
-  rows = _take(reader, 1000)
+  rows = reading.take(reader, 1000)
   expected = _expected(seqio, name, split)
   assert len(rows["encoder_input_tokens"]) == len(expected) == reader.num_rows
   assert name in ("by_length", "random") or any(len(inputs) == 40 for inputs, _ in expected)
@@ -160,7 +151,7 @@ def test_rows_of_one_example_are_those_of_seqio(seqio, written, name, split):
 @pytest.mark.parametrize("lengths", [{"inputs": 9, "targets": 3}, {"inputs": 1, "targets": 1}])
 def test_one_cache_serves_any_lengths(seqio, written, lengths):
   for name in ("ends_kept", "ends_cut"):
-    rows = _take(
+    rows = reading.take(
       _reader(written(name), feature_lengths=lengths, pack=False, shuffle=False, num_epochs=1), 1000
     )
     expected = _expected(seqio, name, lengths=lengths)
@@ -172,7 +163,7 @@ def test_every_epoch_holds_every_example_once(seqio, written, name):
   """Also examples without targets: with EOS they hold it alone, else they have inputs alone."""
   reader = _reader(written(name))
   n = reader.num_rows
-  rows = _unpacked(_take(_reader(written(name), batch_size=1), 3 * n))
+  rows = _unpacked(reading.take(_reader(written(name), batch_size=1), 3 * n))
   expected = sorted(_expected(seqio, name))
   epochs = [rows[:n], rows[n : 2 * n], rows[2 * n :]]
   assert all(sorted(itertools.chain(*epoch)) == expected for epoch in epochs)
@@ -183,7 +174,7 @@ def test_every_epoch_holds_every_example_once(seqio, written, name):
 
 def test_an_example_of_no_token_is_in_no_ones_way(seqio, written):
   assert any(targets == [] for _, targets in _expected(seqio, "no_ends"))
-  rows = _take(_reader(written("no_ends"), batch_size=1), 200)
+  rows = reading.take(_reader(written("no_ends"), batch_size=1), 200)
   starts = np.diff(rows["decoder_segment_ids"], axis=1, prepend=0) > 0
   assert (rows["decoder_input_tokens"][starts] == 0).all()
   np.testing.assert_array_equal(rows["decoder_loss_weights"], rows["decoder_segment_ids"] > 0)
@@ -191,35 +182,35 @@ def test_an_example_of_no_token_is_in_no_ones_way(seqio, written):
 
 def test_what_is_drawn_at_random_is_the_same_in_every_epoch_and_cache(written, seqio, tmp_path):
   example_cache.write_examples(example_tasks.ExampleTask("random", LENGTHS), tmp_path / "again")
-  _assert_equal(
-    _take(_reader(tmp_path / "again"), 20), _take(_reader(written("random")), 20)
+  reading.assert_equal(
+    reading.take(_reader(tmp_path / "again"), 20), reading.take(_reader(written("random")), 20)
   )  # also with other shards
 
 
 @pytest.mark.parametrize("row", [0, 1, 7, 61])
 def test_packed_rows_go_on_at_any_row_with_any_batch_size(written, row):
-  expected = _take(_reader(written("ends_kept"), batch_size=1), row + 30)
+  expected = reading.take(_reader(written("ends_kept"), batch_size=1), row + 30)
   reader = _reader(written("ends_kept"), batch_size=6)
   next(reader)
   reader.restore({"rows_consumed": row})
-  _assert_equal(_take(reader, 5), {name: a[row:] for name, a in expected.items()})
+  reading.assert_equal(reading.take(reader, 5), {name: a[row:] for name, a in expected.items()})
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_together_see_the_packed_rows_that_one_sees(written, processes):
-  alone = _take(_reader(written("ends_kept"), batch_size=8), 10)
+  alone = reading.take(_reader(written("ends_kept"), batch_size=8), 10)
   places = np.random.default_rng(0).permutation(8).reshape(processes, -1)
   seen = {name: np.zeros_like(array) for name, array in alone.items()}
   for own in places:
-    rows = _take(_reader(written("ends_kept"), batch_size=8, rows=own), 10)
+    rows = reading.take(_reader(written("ends_kept"), batch_size=8, rows=own), 10)
     for name, array in rows.items():
       seen[name].reshape(10, 8, -1)[:, own] = array.reshape(10, len(own), -1)
-  _assert_equal(seen, alone)
+  reading.assert_equal(seen, alone)
 
 
 def test_rates_of_a_mixture_count_examples_not_rows(written, fixture_cache):
   components = [indexed.Component(fixture_cache, 1.0), indexed.Component(written("no_ends"), 3.0)]
-  rows = _take(_reader(components, feature_lengths={"inputs": 40, "targets": 40}), 300)
+  rows = reading.take(_reader(components, feature_lengths={"inputs": 40, "targets": 40}), 300)
   windows = (rows["encoder_input_tokens"] >= 8000).any(axis=1)  # sentinels
   examples = sum(
     len(row) for row, window in zip(_unpacked(rows), windows, strict=True) if not window

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import reading
 
 from switch_t5 import batch, errors
 from switch_t5.data import cache, indexed, span_corruption, tasks, token_stream
@@ -25,15 +26,6 @@ def _reader(directory, split="train", **arguments):
 
 def _take(reader, n):
   return list(itertools.islice(reader, n))
-
-
-def _rows(batches) -> dict[str, np.ndarray]:
-  return {name: np.concatenate([b[name] for b in batches]) for name in batch.FEATURES}
-
-
-def _assert_equal(a, b):
-  for name in batch.FEATURES:
-    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 def test_batches_are_as_the_contract_says(fixture_cache):
@@ -55,7 +47,7 @@ def test_batches_are_as_the_contract_says(fixture_cache):
 
 def test_without_shuffling_row_i_is_window_i_corrupted_with_row_i(fixture_cache):
   reader = _reader(fixture_cache, shuffle=False, num_epochs=2)
-  rows = _rows(_take(reader, 1000))
+  rows = reading.join(_take(reader, 1000))
   stream = token_stream.TokenStream(fixture_cache, "train")
   n = stream.tokens // WINDOW
   assert reader.num_rows == n
@@ -82,7 +74,7 @@ def _uncorrupted(inputs, targets) -> tuple[int, ...]:
 def test_every_epoch_holds_every_window_once_in_another_order(fixture_cache):
   reader = _reader(fixture_cache, num_epochs=3)
   n = reader.num_rows
-  rows = _rows(_take(reader, 1000))
+  rows = reading.join(_take(reader, 1000))
   windows = [
     _uncorrupted(i, t)
     for i, t in zip(rows["encoder_input_tokens"], rows["decoder_target_tokens"], strict=True)
@@ -102,7 +94,7 @@ def test_processes_together_see_what_one_sees(fixture_cache, processes):
   readers = [_reader(fixture_cache, batch_size=8, rows=p) for p in places]
   for expected in alone:
     for reader, own in zip(readers, places, strict=True):
-      _assert_equal(next(reader), {name: expected[name][own] for name in batch.FEATURES})
+      reading.assert_equal(next(reader), {name: expected[name][own] for name in batch.FEATURES})
 
 
 @pytest.mark.parametrize("position", [0, 1, 3, 7])
@@ -116,40 +108,40 @@ def test_a_restored_reader_goes_on_exactly(fixture_cache, position):
   next(second)
   second.restore(first.state())
   for features in expected:
-    _assert_equal(next(second), features)
-  _assert_equal(next(_reader(fixture_cache, first_row=4 * position)), expected[0])
+    reading.assert_equal(next(second), features)
+  reading.assert_equal(next(_reader(fixture_cache, first_row=4 * position)), expected[0])
 
 
 @pytest.mark.parametrize("row", [1, 7, 29])
 def test_a_reader_goes_on_at_any_row(fixture_cache, row):
-  expected = _rows(_take(_reader(fixture_cache, batch_size=1), row + 10))
+  expected = reading.join(_take(_reader(fixture_cache, batch_size=1), row + 10))
   reader = _reader(fixture_cache, batch_size=5)
   reader.restore({"rows_consumed": row})
-  rows = _rows(_take(reader, 2))
-  _assert_equal(rows, {name: a[row:] for name, a in expected.items()})
+  rows = reading.join(_take(reader, 2))
+  reading.assert_equal(rows, {name: a[row:] for name, a in expected.items()})
   assert reader.state() == {"rows_consumed": row + 10}
 
 
 def test_rows_go_on_once_with_another_batch_size_and_number_of_processes(fixture_cache):
-  expected = _rows(_take(_reader(fixture_cache, batch_size=1), 3 * 4 + 2 * 6))
+  expected = reading.join(_take(_reader(fixture_cache, batch_size=1), 3 * 4 + 2 * 6))
   first = _reader(fixture_cache)
   before = _take(first, 3)
   readers = [_reader(fixture_cache, batch_size=6, rows=rows) for rows in ([0, 1, 2], [3, 4, 5])]
   for reader in readers:
     reader.restore(first.state())
   after = [next(reader) for _ in range(2) for reader in readers]
-  _assert_equal(_rows([*before, *after]), expected)
+  reading.assert_equal(reading.join([*before, *after]), expected)
   assert readers[0].state() == readers[1].state() == {"rows_consumed": 24}
 
 
 def test_the_last_batch_is_filled_up_with_padding(fixture_cache):
   full = _reader(fixture_cache, "validation", num_epochs=1, batch_size=1)
   n = full.num_rows
-  expected = _rows(_take(full, 1000))
+  expected = reading.join(_take(full, 1000))
   reader = _reader(fixture_cache, "validation", num_epochs=1, batch_size=n + 3)
   (features,) = _take(reader, 1000)
   assert reader.state() == {"rows_consumed": n}
-  _assert_equal({name: a[:n] for name, a in features.items()}, expected)
+  reading.assert_equal({name: a[:n] for name, a in features.items()}, expected)
   assert all((a[n:] == 0).all() and len(a) == n + 3 for a in features.values())
   with pytest.raises(StopIteration):
     next(reader)
@@ -241,7 +233,9 @@ def test_a_shard_that_vanishes_is_named_when_it_is_read(fixture_cache, tmp_path)
 def test_unigram_entropy_equals_a_count_by_hand(fixture_cache):
   counts = {}
   for split in ("train", "validation"):
-    rows = _rows(_take(_reader(fixture_cache, split, shuffle=False, num_epochs=1, seed=0), 1000))
+    rows = reading.join(
+      _take(_reader(fixture_cache, split, shuffle=False, num_epochs=1, seed=0), 1000)
+    )
     real = rows["decoder_loss_weights"] > 0
     counts[split] = np.bincount(rows["decoder_target_tokens"][real], minlength=8100)
   probabilities = (counts["train"] + 1) / (counts["train"] + 1).sum()

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 
 import numpy as np
 import pytest
+import reading
 
-from switch_t5 import batch, errors
+from switch_t5 import errors
 from switch_t5.data import cache, indexed, tasks, vocabulary
 
 LENGTHS = {"inputs": 64, "targets": 14}
@@ -53,16 +53,6 @@ def _reader(caches, split="train", **arguments):
   return indexed.IndexedReader(caches, split, **arguments)
 
 
-def _take(reader, n):
-  batches = list(itertools.islice(reader, n))
-  return {name: np.concatenate([b[name] for b in batches]) for name in batch.FEATURES}
-
-
-def _assert_equal(a, b):
-  for name in batch.FEATURES:
-    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-
-
 def _are_numbers(rows) -> np.ndarray:
   """Returns which rows are of the second component: those of digits and sentinels."""
   vocab = vocabulary.Vocabulary(vocabulary.embedded_vocabulary_path())
@@ -75,18 +65,19 @@ def _are_numbers(rows) -> np.ndarray:
 
 
 def test_each_component_has_its_share_of_the_rows(components):
-  numbers = np.cumsum(_are_numbers(_take(_reader(components), 50)))
+  numbers = np.cumsum(_are_numbers(reading.take(_reader(components), 50)))
   assert np.abs(numbers - 0.3 * np.arange(1, 201)).max() <= 1
 
 
 def test_a_mixture_of_one_is_the_task_alone(fixture_cache):
-  _assert_equal(
-    _take(_reader([indexed.Component(fixture_cache, 7.0)]), 20), _take(_reader(fixture_cache), 20)
+  reading.assert_equal(
+    reading.take(_reader([indexed.Component(fixture_cache, 7.0)]), 20),
+    reading.take(_reader(fixture_cache), 20),
   )
 
 
 def test_every_epoch_of_a_component_holds_all_its_windows(components, number_cache):
-  rows = _take(_reader(components), 200)
+  rows = reading.take(_reader(components), 200)
   n = _reader(number_cache).num_rows
   own = rows["encoder_input_tokens"][_are_numbers(rows)]
   # Corrupted otherwise each time, a window is known by its tokens, sorted.
@@ -98,34 +89,34 @@ def test_every_epoch_of_a_component_holds_all_its_windows(components, number_cac
 
 @pytest.mark.parametrize("row", [0, 1, 7, 61])
 def test_a_mixture_goes_on_at_any_row_with_any_batch_size(components, row):
-  expected = _take(_reader(components, batch_size=1), row + 30)
+  expected = reading.take(_reader(components, batch_size=1), row + 30)
   reader = _reader(components, batch_size=6)
   next(reader)
   reader.restore({"rows_consumed": row})
-  _assert_equal(_take(reader, 5), {name: a[row:] for name, a in expected.items()})
+  reading.assert_equal(reading.take(reader, 5), {name: a[row:] for name, a in expected.items()})
   assert reader.state() == {"rows_consumed": row + 30}
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_together_see_the_mixture_that_one_sees(components, processes):
-  alone = _take(_reader(components, batch_size=8), 10)
+  alone = reading.take(_reader(components, batch_size=8), 10)
   places = np.random.default_rng(0).permutation(8).reshape(processes, -1)
   seen = {name: np.zeros_like(array) for name, array in alone.items()}
   for own in places:
-    rows = _take(_reader(components, batch_size=8, rows=own), 10)
+    rows = reading.take(_reader(components, batch_size=8, rows=own), 10)
     for name, array in rows.items():
       seen[name].reshape(10, 8, -1)[:, own] = array.reshape(10, len(own), -1)
-  _assert_equal(seen, alone)
+  reading.assert_equal(seen, alone)
 
 
 def test_validation_is_one_pass_over_the_components_in_turn(
   components, fixture_cache, number_cache
 ):
   given = {"shuffle": False, "num_epochs": 1, "batch_size": 1}
-  rows = _take(_reader(components, "validation", **given), 1000)
-  first = _take(_reader(fixture_cache, "validation", **given), 1000)
+  rows = reading.take(_reader(components, "validation", **given), 1000)
+  first = reading.take(_reader(fixture_cache, "validation", **given), 1000)
   n = len(first["encoder_input_tokens"])
-  _assert_equal({name: a[:n] for name, a in rows.items()}, first)
+  reading.assert_equal({name: a[:n] for name, a in rows.items()}, first)
   assert _are_numbers(rows).tolist() == [False] * n + [True] * (len(_are_numbers(rows)) - n)
   assert len(_are_numbers(rows)) == n + _reader(number_cache, "validation").num_rows
 
@@ -139,7 +130,7 @@ def test_a_component_smaller_than_a_window_is_named(components):
 def _target_counts(directory, split) -> tuple[np.ndarray, int]:
   """Returns how often each id stands in a split's targets, and in how many rows."""
   given = {"shuffle": False, "num_epochs": 1, "batch_size": 1, "seed": 0}
-  targets = _take(_reader(directory, split, **given), 1000)["decoder_target_tokens"]
+  targets = reading.take(_reader(directory, split, **given), 1000)["decoder_target_tokens"]
   return np.bincount(targets[targets > 0], minlength=8100), len(targets)
 
 
