@@ -141,9 +141,7 @@ def write(
         rule=f"as many as the source says: {len(part)}",
         remedy="make the source's files complete: prepare the data set, or copy it, again.",
       )
-    size, digest = temporary.stat().st_size, sha256(temporary)
-    shard = Shard(path.name, counted.count, tokens, size, digest, skipped)
-    _commit(temporary, path)
+    shard = _finish(temporary, path, counted.count, tokens, skipped)
   record = {"fingerprint": fingerprint, "total": part.total, "shard": dataclasses.asdict(shard)}
   write_json(_record_path(path), record)
 
@@ -154,19 +152,10 @@ def write_pieces(path: Path, pieces: Iterable[np.ndarray]) -> Shard:
   Raises:
     OSError: it cannot be written.
   """
-  documents = 0
-
-  def counted() -> Iterator[np.ndarray]:
-    nonlocal documents
-    for piece in pieces:
-      documents += 1
-      yield piece
-
+  counted = _Counted(pieces)
   with _temporary(path) as temporary:
-    tokens = _write_file(temporary, _records(counted(), RECORD_LENGTH))
-    shard = Shard(path.name, documents, tokens, temporary.stat().st_size, sha256(temporary))
-    _commit(temporary, path)
-  return shard
+    tokens = _write_file(temporary, _records(counted, RECORD_LENGTH))
+    return _finish(temporary, path, counted.count, tokens)
 
 
 def write_lengths(path: Path, lengths: np.ndarray) -> Shard:
@@ -178,11 +167,7 @@ def write_lengths(path: Path, lengths: np.ndarray) -> Shard:
   with _temporary(path) as temporary:
     with temporary.open("wb") as file:
       np.save(file, lengths)
-    shard = Shard(
-      path.name, len(lengths), int(lengths.sum()), temporary.stat().st_size, sha256(temporary)
-    )
-    _commit(temporary, path)
-  return shard
+    return _finish(temporary, path, len(lengths), int(lengths.sum()))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -234,6 +219,13 @@ def _temporary(path: Path) -> Iterator[Path]:
     temporary.unlink(missing_ok=True)
 
 
+def _finish(temporary: Path, path: Path, documents: int, tokens: int, skipped: int = 0) -> Shard:
+  """Gives a file that is written whole its name; returns what it is."""
+  size, digest = temporary.stat().st_size, sha256(temporary)
+  _commit(temporary, path)
+  return Shard(path.name, documents, tokens, size, digest, skipped)
+
+
 def _commit(temporary: Path, path: Path) -> None:
   """Makes a file durable, then its name."""
   _synchronise(temporary)
@@ -250,16 +242,17 @@ def _synchronise(path: Path) -> None:
 
 
 class _Counted:
-  """Documents that are counted as they pass, also on a progress bar."""
+  """Documents, or their tokens, that are counted as they pass, also on a progress bar."""
 
-  def __init__(self, documents: Iterable[str], progress: tqdm.tqdm):
-    self._documents, self._progress, self.count = documents, progress, 0
+  def __init__(self, items: Iterable[Any], progress: tqdm.tqdm | None = None):
+    self._items, self._progress, self.count = items, progress, 0
 
-  def __iter__(self) -> Iterator[str]:
-    for document in self._documents:
+  def __iter__(self) -> Iterator[Any]:
+    for item in self._items:
       self.count += 1
-      self._progress.update()
-      yield document
+      if self._progress is not None:
+        self._progress.update()
+      yield item
 
 
 def _tokenise(documents: Iterable[str], vocabulary: Vocabulary) -> Iterator[np.ndarray]:
