@@ -56,7 +56,14 @@ _MIN_WORDS = 8
 _PLAIN_WORD = re.compile(r"[\"'(]*[A-Za-z]+(?:['-][A-Za-z]+)*[\"')]*[.,;:!?]*[\"')]*$")
 _MIN_PLAIN_WORDS = 0.8  # the fraction of a paragraph's words that are plain
 _NOT_PROSE = re.compile(
-  r">>>|::|__|[`*_=<>{}\[\]|\\#@~^$]{2}|[={}\[\]|\\<>@]|https?:|TODO|Copyright"
+  "|".join(
+    (
+      r">>>|::|__",  # prompts, literal blocks, names with two underscores
+      r"[`*_=<>{}\[\]|\\#@~^$]{2}",  # two signs of markup in a row
+      r"[={}\[\]|\\<>@]",  # signs of code and of tables, even alone
+      r"https?:|TODO|Copyright",
+    )
+  )
 )
 _PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n")
 _UNDERLINE = re.compile(r"\s*[-=~^*]{3,}\s*$")
