@@ -42,7 +42,7 @@ def make_plan(expert_index: Array, mask: Array, num_experts: int, capacity: int)
   groups, tokens, k = expert_index.shape
   choices = jnp.where(mask[..., None], expert_index, num_experts)
   choices = choices.swapaxes(1, 2).reshape(groups, k * tokens)  # all first choices come first
-  place = _count_before(choices)
+  place = count_before(choices)
   group = jnp.arange(groups, dtype=jnp.int32)[:, None]
   num_slots = num_experts * groups * capacity
   fits = (choices < num_experts) & (place < capacity)
@@ -54,7 +54,7 @@ def make_plan(expert_index: Array, mask: Array, num_experts: int, capacity: int)
   return DispatchPlan(slot_of_choice, choice_of_slot)
 
 
-def _count_before(choices: Array) -> Array:
+def count_before(choices: Array) -> Array:
   """Returns, for each choice of a group, how many before it are of the same expert.
 
   A stable sort brings each expert's choices together in their order, so the cost does not grow with
