@@ -150,9 +150,10 @@ class DecoderLayer(MlpSublayer):
 class Block(nnx.Module):
   """Layers `layers_0`, `layers_1`, ... as Flaxformer numbers them within a repeated block."""
 
-  def __init__(self, config: ModelConfig, stack: str, rngs: nnx.Rngs):
+  def __init__(
+    self, config: ModelConfig, stack: str, sparse_layers: tuple[bool, ...], rngs: nnx.Rngs
+  ):
     layer = EncoderLayer if stack == "encoder" else DecoderLayer
-    sparse_layers, _ = config.block_layout(stack)
     self.num_layers = len(sparse_layers)
     for i, sparse in enumerate(sparse_layers):
       setattr(self, f"layers_{i}", layer(config, sparse, rngs))

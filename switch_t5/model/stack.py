@@ -21,12 +21,12 @@ from switch_t5.types import Array, PRNGKey
 
 def stack_blocks(config: ModelConfig, stack: str, rngs: nnx.Rngs) -> Block:
   """Makes one Block whose parameters have a leading axis `layers`: one slice for each repeat."""
-  _, repeats = config.block_layout(stack)
+  sparse_layers, repeats = config.block_layout(stack)
 
   @nnx.split_rngs(splits=repeats)
   @nnx.vmap(axis_size=repeats)
   def build(rngs: nnx.Rngs) -> Block:
-    return Block(config, stack, rngs)
+    return Block(config, stack, sparse_layers, rngs)
 
   blocks = build(rngs)
   prepend_axis(blocks, "layers")
