@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from switch_t5.sharding.mesh import MeshShape
 VOCAB_MULTIPLE = 128  # the table is padded to it, so that it divides over the model axis
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 REMAT = ("none", "full")
+SPARSE_LAYOUTS = ("mixed", "all", "bottom", "top", "middle")
 MLP_ACTIVATIONS = (("relu",), ("gelu", "linear"))
 
 
@@ -34,7 +36,10 @@ class ModelConfig:
       T5 1.1: from a kernel of their own.
     num_experts: E; 0 for a dense model.
     num_encoder_sparse_layers, num_decoder_sparse_layers: how many layers of the stack are Switch
-      layers. They are spread evenly: layer i is sparse iff i % m == m - 1, m = layers / sparse layers.
+      layers, "sparse".
+    encoder_sparse_layout, decoder_sparse_layout: which ones. "mixed": spread evenly, layer i iff
+      i % m == m - 1, m = layers / sparse layers; "all" of them; "bottom": the first; "top": the last;
+      "middle": as many dense layers before them as after them, or one fewer.
     sequences_per_group: encoder sequences that are routed together, n.
     decoder_sequences_per_group: the same for the decoder; None: as in the encoder.
     group_size: T5X's way to say n: tokens per group, divided by the encoder length, down to a whole
@@ -65,6 +70,8 @@ class ModelConfig:
   num_experts: int = 0
   num_encoder_sparse_layers: int = 0
   num_decoder_sparse_layers: int = 0
+  encoder_sparse_layout: str = "mixed"
+  decoder_sparse_layout: str = "mixed"
   sequences_per_group: int | None = None
   decoder_sequences_per_group: int | None = None
   group_size: int | None = None
@@ -130,11 +137,19 @@ class ModelConfig:
 
   def _check_sparse_layers(self):
     for stack in ("encoder", "decoder"):
-      layers = getattr(self, f"num_{stack}_layers")
-      name = f"num_{stack}_sparse_layers"
-      sparse = getattr(self, name)
-      divides = sparse == 0 or (0 < sparse <= layers and layers % sparse == 0)
-      _check(divides, name, sparse, f"0 or a divisor of num_{stack}_layers ({layers})")
+      layers, sparse, layout = self._sparse_layers(stack)
+      name = f"{stack}_sparse_layout"
+      lower = str(layout).lower()
+      remedy = f"{name} = {lower!r}" if lower in SPARSE_LAYOUTS else None
+      names = f"one of {', '.join(SPARSE_LAYOUTS)}"
+      _check(layout in SPARSE_LAYOUTS, name, repr(layout), names, remedy)
+      fits, rule = sparse <= layers, "at most"
+      if layout == "mixed":
+        fits, rule = sparse == 0 or layers % sparse == 0, "0 or a divisor of"
+      elif layout == "all":
+        fits, rule = sparse == layers, "equal to"
+      rule += f" num_{stack}_layers ({layers}) where {name} is {layout!r}"
+      _check(fits, f"num_{stack}_sparse_layers", sparse, rule)
     sparse = self.num_encoder_sparse_layers + self.num_decoder_sparse_layers
     _check(
       (self.num_experts > 0) == (sparse > 0),
@@ -160,14 +175,21 @@ class ModelConfig:
     """V: rows of the embedding table."""
     return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
-  def block_layout(self, stack: str) -> tuple[tuple[bool, ...], int]:
-    """Returns which layers of the stack's repeating block are sparse, and its repeats."""
-    layers = getattr(self, f"num_{stack}_layers")
-    sparse = getattr(self, f"num_{stack}_sparse_layers")
-    if sparse == 0:
-      return (False,), layers
-    spacing = layers // sparse
-    return tuple(i == spacing - 1 for i in range(spacing)), sparse
+  def stack_layout(self, stack: str) -> tuple[tuple[tuple[bool, ...], int], ...]:
+    """Returns the runs of a stack: which layers of the run's block are sparse, and its repeats."""
+    layers, sparse, layout = self._sparse_layers(stack)
+    if layout == "mixed" and sparse:
+      spacing = layers // sparse
+      return ((tuple(i == spacing - 1 for i in range(spacing)), sparse),)
+    first = {"top": layers - sparse, "middle": (layers - sparse) // 2}.get(layout, 0)
+    is_sparse = [first <= i < first + sparse for i in range(layers)]
+    return tuple(((kind,), len(list(run))) for kind, run in itertools.groupby(is_sparse))
+
+  def _sparse_layers(self, stack: str) -> tuple[int, int, str]:
+    """Returns how many layers a stack has, how many of them are sparse, and the layout's name."""
+    names = (f"num_{stack}_layers", f"num_{stack}_sparse_layers", f"{stack}_sparse_layout")
+    layers, sparse, layout = (getattr(self, name) for name in names)
+    return layers, sparse, layout
 
   def with_lengths(self, encoder_length: int) -> ModelConfig:
     """Turns `group_size` in tokens into `sequences_per_group`, once."""
@@ -213,9 +235,10 @@ class ModelConfig:
       )
 
 
-def _check(holds: bool, name: str, value: object, rule: str) -> None:
+def _check(holds: bool, name: str, value: object, rule: str, remedy: str | None = None) -> None:
   if not holds:
-    raise ConfigError(f"ModelConfig.{name} is not valid.", value=value, rule=f"{name} is {rule}")
+    what = f"ModelConfig.{name} is not valid."
+    raise ConfigError(what, value=value, rule=f"{name} is {rule}", remedy=remedy)
 
 
 def _check_whole(name: str, value: object, *, least: int) -> None:

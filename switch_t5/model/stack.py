@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stack of layers: embedded tokens in, normed activations out, a scan over blocks between."""
+"""A stack of layers: embedded tokens in, normed activations out, scans over blocks between.
+
+A stack is a list of *runs*, each a block and its repeats (`ModelConfig.stack_layout`). The runs'
+parameters are `blocks`, `blocks_1`, `blocks_2`.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,15 @@ from switch_t5.sharding.annotate import prepend_axis
 from switch_t5.types import Array, PRNGKey
 
 
-def stack_blocks(config: ModelConfig, stack: str, rngs: nnx.Rngs) -> Block:
+def run_name(index: int) -> str:
+  """Returns the name of a run's parameters: that of the first has no number."""
+  return f"blocks_{index}" if index else "blocks"
+
+
+def stack_blocks(
+  config: ModelConfig, stack: str, sparse_layers: tuple[bool, ...], repeats: int, rngs: nnx.Rngs
+) -> Block:
   """Makes one Block whose parameters have a leading axis `layers`: one slice for each repeat."""
-  sparse_layers, repeats = config.block_layout(stack)
 
   @nnx.split_rngs(splits=repeats)
   @nnx.vmap(axis_size=repeats)
@@ -40,18 +50,17 @@ def scan_blocks(
   *,
   repeats: int,
   capacity_factor: float,
-  key: PRNGKey | None,
+  keys: PRNGKey | None,
   unroll: int,
   remat: str,
 ) -> tuple[Array, RouterReport | None]:
-  """Runs x through the blocks in order.
+  """Runs x through the blocks of one run in order; `keys` [repeats] are for dropout and jitter.
 
   Returns:
     x after the last block, [B * L, d], and the reports of the sparse layers with a leading axis over
     them, or None.
   """
   graph, params = nnx.split(blocks)
-  keys = None if key is None else jax.random.split(key, repeats)
 
   def run_block(x, block_params_and_key):
     block_params, block_key = block_params_and_key
@@ -79,10 +88,12 @@ class Stack(nnx.Module):
     self.relpos_bias = RelativePositionBias(
       config.num_heads, bidirectional=stack == "encoder", rngs=rngs
     )
-    self.blocks = stack_blocks(config, stack, rngs)
+    layout = config.stack_layout(stack)
+    for i, (sparse_layers, repeats) in enumerate(layout):
+      setattr(self, run_name(i), stack_blocks(config, stack, sparse_layers, repeats, rngs))
     norm = LayerNorm(config.d_model, dtype=config.dtype)
     setattr(self, f"{stack}_norm", norm)  # the name Flaxformer gives it
-    self.stack, self.repeats = stack, config.block_layout(stack)[1]
+    self.stack, self.repeats = stack, tuple(repeats for _, repeats in layout)
     self.num_experts = config.num_experts
     self.dropout_rate = config.dropout_rate
     self.scan_unroll, self.remat = config.scan_unroll, config.remat
@@ -114,19 +125,33 @@ class Stack(nnx.Module):
     before_key, blocks_key, after_key = (None,) * 3 if key is None else jax.random.split(key, 3)
     inputs = StackInputs(token_mask, self_mask, self.relpos_bias(length), memory)
     x = dropout_tokens(x, self.dropout_rate, before_key, batch_size)
-    x, report = scan_blocks(
-      self.blocks,
-      x,
-      inputs,
-      repeats=self.repeats,
-      capacity_factor=capacity_factor,
-      key=blocks_key,
-      unroll=self.scan_unroll,
-      remat=self.remat,
-    )
+    x, report = self._scan_runs(x, inputs, capacity_factor, blocks_key)
     x = getattr(self, f"{self.stack}_norm")(x)
-    x = dropout_tokens(x, self.dropout_rate, after_key, batch_size)
-    return x, no_report(self.num_experts) if report is None else report
+    return dropout_tokens(x, self.dropout_rate, after_key, batch_size), report
+
+  def _scan_runs(
+    self, x: Array, inputs: StackInputs, capacity_factor: float, key: PRNGKey | None
+  ) -> tuple[Array, RouterReport]:
+    """Runs x through all blocks; the reports are in the order of the sparse layers."""
+    keys = None if key is None else jax.random.split(key, sum(self.repeats))
+    reports, start = [], 0
+    for i, repeats in enumerate(self.repeats):
+      x, report = scan_blocks(
+        getattr(self, run_name(i)),
+        x,
+        inputs,
+        repeats=repeats,
+        capacity_factor=capacity_factor,
+        keys=None if keys is None else keys[start : start + repeats],
+        unroll=self.scan_unroll,
+        remat=self.remat,
+      )
+      start += repeats
+      if report is not None:
+        reports.append(report)
+    if not reports:
+      return x, no_report(self.num_experts)
+    return x, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *reports)
 
 
 def no_report(num_experts: int) -> RouterReport:

@@ -21,29 +21,32 @@ def layer_norms(params: PyTree) -> dict[str, Array]:
   Args:
     params: a tree like the model's parameters, of gradients for instance.
   """
-  squares: dict[str, Array | float] = defaultdict(float)
+  squares: dict[tuple[str, ...], Array | float] = defaultdict(float)
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    names = [key.key for key in path]
-    layer = next((name for name in names if name.startswith(_LAYER)), None)
-    kept = leaf.shape[:1] if layer else ()
-    group = f"{names[0]}/{layer}" if layer else "/".join(names[:2])
+    names = tuple(key.key for key in path)
+    in_layer = any(name.startswith(_LAYER) for name in names)
+    kept = leaf.shape[:1] if in_layer else ()
     square = jnp.square(leaf.astype(jnp.float32))
-    squares[group] += square.sum(axis=tuple(range(len(kept), leaf.ndim)))
-  blocks: dict[str, list[Array]] = defaultdict(list)
+    squares[names[: 3 if in_layer else 2]] += square.sum(axis=tuple(range(len(kept), leaf.ndim)))
+  runs: dict[tuple[str, str], list[Array]] = defaultdict(list)
   norms: dict[str, Array] = {}
   for group in sorted(squares, key=_by_position):
-    stack, _, layer = group.partition("/")
-    if layer.startswith(_LAYER):
-      blocks[stack].append(jnp.sqrt(squares[group]))
-    else:
-      norms[group] = jnp.sqrt(squares[group])
-  # Layer i is `layers_j` of repeat r, i = r * layers in a block + j.
-  return norms | {stack: jnp.stack(of, axis=1).reshape(-1) for stack, of in blocks.items()}
+    match group:
+      case stack, run, _:
+        runs[stack, run].append(jnp.sqrt(squares[group]))
+      case _:
+        norms["/".join(group)] = jnp.sqrt(squares[group])
+  stacks: dict[str, list[Array]] = defaultdict(list)
+  for (stack, _), layers in runs.items():
+    # Layer i of a run is `layers_j` of repeat r, i = r * layers in a block + j.
+    stacks[stack].append(jnp.stack(layers, axis=1).reshape(-1))
+  return norms | {stack: jnp.concatenate(of) for stack, of in stacks.items()}
 
 
-def _by_position(group: str) -> tuple[str, int]:
-  head, _, number = group.rpartition("_")
-  return (head, int(number)) if number.isdigit() else (group, 0)
+def _by_position(group: tuple[str, ...]) -> list[tuple[str, int]]:
+  """Sorts `blocks` before `blocks_1`, and `layers_2` before `layers_10`."""
+  parts = [(name, *name.rpartition("_")) for name in group]
+  return [(head, int(number)) if number.isdigit() else (name, 0) for name, head, _, number in parts]
 
 
 def describe_norms(norms: Mapping[str, Array | np.ndarray]) -> str:

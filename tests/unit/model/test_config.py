@@ -49,6 +49,8 @@ def change(**changes) -> ModelConfig:
     ("num_decoder_sparse_layers", 5),
     ("num_decoder_sparse_layers", -1),
     ("num_encoder_sparse_layers", 2.0),
+    ("encoder_sparse_layout", "even"),
+    ("decoder_sparse_layout", None),
     ("dropout_rate", 1.0),
     ("expert_dropout_rate", -0.1),
     ("jitter_noise", float("nan")),
@@ -83,33 +85,92 @@ def test_what_belongs_together_is_refused_alone(changes):
   assert error.value.value and error.value.rule
 
 
-def sparse_layers(config: ModelConfig, stack: str) -> list[int]:
-  pattern, repeats = config.block_layout(stack)
-  return [i for i, sparse in enumerate(pattern * repeats) if sparse]
+def stack_of(layout: str, layers: int, sparse: int) -> ModelConfig:
+  """Both stacks alike."""
+  return change(
+    num_encoder_layers=layers,
+    num_encoder_sparse_layers=sparse,
+    encoder_sparse_layout=layout,
+    num_decoder_layers=layers,
+    num_decoder_sparse_layers=sparse,
+    decoder_sparse_layout=layout,
+    num_experts=8 if sparse else 0,
+  )
 
 
 @pytest.mark.parametrize(
-  ("layers", "sparse", "expected"),
+  ("layout", "layers", "sparse", "expected"),
   [
-    (12, 6, [1, 3, 5, 7, 9, 11]),
-    (12, 4, [2, 5, 8, 11]),
-    (12, 1, [11]),
-    (3, 3, [0, 1, 2]),
-    (2, 0, []),
+    ("mixed", 12, 6, [1, 3, 5, 7, 9, 11]),
+    ("mixed", 12, 4, [2, 5, 8, 11]),
+    ("mixed", 12, 1, [11]),
+    ("mixed", 3, 3, [0, 1, 2]),
+    ("mixed", 2, 0, []),
+    ("all", 3, 3, [0, 1, 2]),
+    ("bottom", 6, 2, [0, 1]),
+    ("bottom", 5, 0, []),
+    ("top", 6, 4, [2, 3, 4, 5]),
+    ("top", 1, 1, [0]),
+    ("middle", 6, 2, [2, 3]),
+    ("middle", 6, 3, [1, 2, 3]),
+    ("middle", 2, 1, [0]),
+    ("middle", 4, 0, []),
   ],
 )
-def test_sparse_layers_end_their_block_in_encoder_and_decoder(layers, sparse, expected):
-  config = change(
-    num_encoder_layers=layers,
-    num_encoder_sparse_layers=sparse,
-    num_decoder_layers=layers,
-    num_decoder_sparse_layers=sparse,
-    num_experts=8 if sparse else 0,
-  )
+def test_a_layout_says_which_layers_of_either_stack_are_sparse(layout, layers, sparse, expected):
+  config = stack_of(layout, layers, sparse)
   for stack in ("encoder", "decoder"):
-    assert sparse_layers(config, stack) == expected
-    pattern, repeats = config.block_layout(stack)
-    assert len(pattern) * repeats == layers
+    is_sparse = [kind for block, repeats in config.stack_layout(stack) for kind in block * repeats]
+    assert len(is_sparse) == layers
+    assert [i for i, kind in enumerate(is_sparse) if kind] == expected
+
+
+@pytest.mark.parametrize(
+  ("layout", "sparse", "runs"),
+  [
+    ("mixed", 2, [((False, False, True), 2)]),
+    ("mixed", 6, [((True,), 6)]),
+    ("all", 6, [((True,), 6)]),
+    ("bottom", 2, [((True,), 2), ((False,), 4)]),
+    ("top", 2, [((False,), 4), ((True,), 2)]),
+    ("middle", 2, [((False,), 2), ((True,), 2), ((False,), 2)]),
+    ("middle", 5, [((True,), 5), ((False,), 1)]),
+    *((layout, 6, [((True,), 6)]) for layout in ("bottom", "top", "middle")),
+    *((layout, 0, [((False,), 6)]) for layout in ("mixed", "bottom", "top", "middle")),
+  ],
+)
+def test_a_stack_has_no_more_runs_than_kinds_of_blocks_follow_each_other(layout, sparse, runs):
+  assert list(stack_of(layout, 6, sparse).stack_layout("decoder")) == runs
+
+
+@pytest.mark.parametrize(
+  ("layout", "sparse", "rule"),
+  [
+    ("mixed", 4, "0 or a divisor of num_decoder_layers (6)"),
+    ("all", 3, "equal to num_decoder_layers (6)"),
+    ("all", 0, "equal to num_decoder_layers (6)"),
+    ("bottom", 7, "at most num_decoder_layers (6)"),
+    ("top", 7, "at most num_decoder_layers (6)"),
+    ("middle", 7, "at most num_decoder_layers (6)"),
+  ],
+)
+def test_a_number_of_sparse_layers_that_a_layout_cannot_have_is_refused(layout, sparse, rule):
+  of_decoder = {"num_decoder_layers": 6, "num_decoder_sparse_layers": sparse}
+  with pytest.raises(ConfigError, match="num_decoder_sparse_layers") as error:
+    change(**of_decoder, decoder_sparse_layout=layout)
+  assert error.value.value == sparse
+  assert rule in error.value.rule
+  assert f"decoder_sparse_layout is '{layout}'" in error.value.rule
+
+
+def test_an_unknown_layout_is_refused_with_the_names_and_that_of_t5x_with_ours():
+  with pytest.raises(ConfigError, match="encoder_sparse_layout") as error:
+    change(encoder_sparse_layout="even")
+  assert "mixed, all, bottom, top, middle" in error.value.rule
+  assert error.value.remedy is None
+  with pytest.raises(ConfigError, match="decoder_sparse_layout") as error:
+    change(decoder_sparse_layout="MIXED")
+  assert error.value.remedy == "decoder_sparse_layout = 'mixed'"
 
 
 @pytest.mark.parametrize(("size", "padded"), [(1, 128), (128, 128), (129, 256), (32100, 32128)])

@@ -33,6 +33,19 @@ def test_ten_layers_of_a_block_keep_their_order():
   np.testing.assert_allclose(layer_norms(tree)["decoder"], np.arange(12))
 
 
+def test_layers_of_several_runs_follow_each_other():
+  of = lambda *norms: {"w": np.float32(norms)[:, None]}  # noqa: E731
+  runs = {
+    "blocks_2": {"layers_0": of(6)},
+    "blocks_1": {"layers_0": of(2, 4), "layers_1": of(3, 5)},
+    "blocks": {"layers_0": of(0, 1)},
+  }
+  tree = {"encoder": runs, "decoder": {"blocks": {"layers_0": of(7)}}}
+  norms = layer_norms(tree)
+  np.testing.assert_allclose(norms["encoder"], np.arange(7))
+  np.testing.assert_allclose(norms["decoder"], [7])
+
+
 def test_norms_are_shown_a_line_for_each_part():
   text = describe_norms({"encoder": np.float32([1.5, np.nan]), "decoder": np.float32([2.0])})
   assert text.split() == ["decoder", "2", "encoder", "1.5", "nan"]
