@@ -44,6 +44,7 @@ from switch_t5.cli.dataset import DatasetConfig
 from switch_t5.cli.session import open_session
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.model.config import ModelConfig
+from switch_t5.model.router_config import RouterConfig
 from switch_t5.optim.adafactor import adafactor
 from switch_t5.optim.adamw import adamw
 from switch_t5.optim.schedules import learning_rate_schedule
@@ -85,6 +86,7 @@ def our_step(name: str, batch_size: int, dropout_rate: float) -> Callable[[], ob
   """Returns a program that runs one of our train steps to its end."""
   num_experts = experts_of(name)
   sparse = LAYERS // 2 if num_experts else 0
+  quiet = RouterConfig(exploration="argmax")
   model = ModelConfig(
     VOCABULARY,
     D_MODEL,
@@ -99,7 +101,8 @@ def our_step(name: str, batch_size: int, dropout_rate: float) -> Callable[[], ob
     sequences_per_group=2,
     decoder_sequences_per_group=8,
     dropout_rate=dropout_rate,
-    jitter_noise=0.0,
+    encoder_router=quiet,
+    decoder_router=quiet,
     activation_dtype="float32",
     scan_unroll=LAYERS,
   )

@@ -18,8 +18,9 @@ from flax import nnx
 from benchmarks.timing import interleaved, print_results
 from switch_t5.layers.feed_forward import FeedForward
 from switch_t5.layers.moe.capacity import expert_capacity
-from switch_t5.layers.moe.experts import batched_matmul
-from switch_t5.layers.moe.switch_feed_forward import SwitchFeedForward
+from switch_t5.layers.moe.experts import Experts, batched_matmul
+from switch_t5.layers.moe.router import TopKRouter
+from switch_t5.layers.moe.switch_layer import SwitchLayer
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 
 TOKENS, GROUPS, D_MODEL, D_FF, CAPACITY_FACTOR = 4096, 8, 256, 1024, 1.25
@@ -28,24 +29,20 @@ EXPERTS = (8, 32, 64)
 
 def switch_layer(num_experts: int, x: jax.Array):
   """Returns a program: the layer's loss gradients with respect to parameters and input."""
-  layer = SwitchFeedForward(
-    D_MODEL,
-    D_FF,
-    num_experts,
+  rngs = nnx.Rngs(params=0)
+  layer = SwitchLayer(
+    TopKRouter(D_MODEL, num_experts, scale=1.0, rngs=rngs),
+    Experts(num_experts, D_MODEL, D_FF, scale=1.0, rngs=rngs),
     sequences_per_group=1,
     min_expert_capacity=4,
-    jitter_noise=0.0,
-    dropout_rate=0.0,
-    scale=1.0,
     dtype=jnp.float32,
-    rngs=nnx.Rngs(params=0),
   )
   mask = jnp.ones((GROUPS, TOKENS // GROUPS), bool)
   graph, params = nnx.split(layer)
 
   def loss(params, x):
     y, report = nnx.merge(graph, params)(x, mask, capacity_factor=CAPACITY_FACTOR)
-    return (y * x).sum() + report.load_balance_loss.mean()
+    return (y * x).sum() + report.load_balance_loss
 
   step = jax.jit(jax.grad(loss, argnums=(0, 1)))
   return lambda: step(params, x)

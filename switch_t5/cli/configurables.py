@@ -10,6 +10,7 @@ from switch_t5.cli.dataset import DatasetConfig
 from switch_t5.cli.train_config import EvalConfig, InitialCheckpoint, TrainConfig
 from switch_t5.losses.objective import LossConfig
 from switch_t5.model.config import ModelConfig
+from switch_t5.model.router_config import RouterConfig
 from switch_t5.optim.adafactor import adafactor
 from switch_t5.optim.adamw import adamw
 from switch_t5.optim.schedules import learning_rate_schedule
@@ -18,6 +19,7 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
   "train": TrainConfig,
   "evaluate": EvalConfig,
   "ModelConfig": ModelConfig,
+  "RouterConfig": RouterConfig,
   "DatasetConfig": DatasetConfig,
   "LossConfig": LossConfig,
   "InitialCheckpoint": InitialCheckpoint,

@@ -25,6 +25,7 @@ from switch_t5.cli.run_data import Reader, open_data
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.errors import Interrupted
+from switch_t5.model.router_places import router_places
 from switch_t5.training.eval_step import EvalStep
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
 from switch_t5.training.init import init_state
@@ -194,9 +195,10 @@ class Run:
   def hooks(self) -> list[Hook]:
     """Returns what happens between steps, in order."""
     config = self.config
+    routers = [place.name for place in router_places(self.session.model)]
     eval_step = self.session.build_eval_step()
     return [
-      LogHook(config.log_period, self.reporter.write, config.learning_rate),
+      LogHook(config.log_period, self.reporter.write, config.learning_rate, routers),
       self.checkpoint_hook,
       EvalHook(config.eval_period, lambda loop: self.evaluate(loop, eval_step)),
     ]

@@ -37,25 +37,22 @@ def build_greedy_fill(definition: ModelDefinition, mesh: Mesh) -> FillStep:
   """Compiles lazily: (params, batch [microbatches, rows, length]) -> inputs, targets, predictions.
 
   They are int32 [rows, S], [rows, T] and [rows, T] of the first microbatch, whole on every device.
-  One pass of the whole decoder for each target position, so only for a few short examples. Every
-  expert has a place for every token of its group: nothing is dropped.
+  One pass of the whole decoder for each target position, so only for a few short examples. Routing
+  is dropless, as in all inference.
   """
-  capacity_factor = float(max(definition.config.num_experts, 1))
 
   def fill(params: PyTree, batch: DeviceBatch) -> tuple[Array, Array, Array]:
     model = definition.build(params)
     row = {name: value[0] for name, value in batch.items()}
     segment_ids = row[features.ENCODER_SEGMENT_IDS]
-    encoded, _ = model.encode(
-      row[features.ENCODER_INPUT_TOKENS], segment_ids, capacity_factor=capacity_factor
-    )
+    encoded, _ = model.encode(row[features.ENCODER_INPUT_TOKENS], segment_ids, capacity_factor=None)
     rows, length = row[features.DECODER_TARGET_TOKENS].shape
 
     def next_token(position: Array, targets: Array) -> Array:
       inputs = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
       # Positions after this one are not seen by it: the decoder is causal.
       output = model.decode(
-        encoded, segment_ids, inputs, jnp.ones_like(inputs), capacity_factor=capacity_factor
+        encoded, segment_ids, inputs, jnp.ones_like(inputs), capacity_factor=None
       )
       tokens = output.logits.argmax(axis=-1).astype(jnp.int32).reshape(rows, length)
       return jnp.where(jnp.arange(length)[None, :] == position, tokens, targets)

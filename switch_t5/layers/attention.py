@@ -47,7 +47,7 @@ class Attention(nnx.Module):
     self.out = Dense(
       num_heads * d_kv, d_model, axes=("joined_kv", "embed"), scale=scale, dtype=dtype, rngs=rngs
     )
-    self.num_heads, self.d_kv, self.dropout_rate = num_heads, d_kv, dropout_rate
+    self.num_heads, self.dropout_rate = num_heads, dropout_rate
 
   def __call__(
     self,
@@ -69,21 +69,55 @@ class Attention(nnx.Module):
     Returns:
       [B * Q, d].
     """
-    q, k, v = (
-      constrain(
-        projected.reshape(mask.shape[0], -1, self.num_heads, self.d_kv),
-        "batch",
-        "length",
-        "heads",
-        "kv",
-      )
-      for projected in (self.query(x), self.key(memory), self.value(memory))
+    attended = attend(
+      self.query(x),
+      self.key(memory),
+      self.value(memory),
+      mask,
+      bias,
+      num_heads=self.num_heads,
+      dropout_rate=self.dropout_rate,
+      dropout_key=key,
     )
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
-    if bias is not None:
-      logits = logits + bias
-    probs = jax.nn.softmax(jnp.where(mask, logits, MASKED_LOGIT), axis=-1).astype(v.dtype)
-    batch, heads, _, keys = probs.shape
-    probs = dropout(probs, self.dropout_rate, key, (batch, heads, 1, keys))
-    attended = jnp.einsum("bhqk,bkhd->bqhd", probs, v)
-    return self.out(attended.reshape(-1, self.num_heads * self.d_kv))
+    return self.out(attended)
+
+
+def attend(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Array,
+  bias: Array | None,
+  *,
+  num_heads: int,
+  dropout_rate: float,
+  dropout_key: PRNGKey | None,
+) -> Array:
+  """Returns each query's mean of the values, [B * Q, H * k]; the softmax is float32.
+
+  Args:
+    query: [B * Q, H * k].
+    key, value: [B * K, H * k].
+    mask, bias: as of `Attention`.
+    num_heads: H.
+    dropout_rate: of the attention probabilities.
+    dropout_key: for dropout.
+  """
+  q, k, v = (
+    constrain(
+      projected.reshape(mask.shape[0], -1, num_heads, projected.shape[-1] // num_heads),
+      "batch",
+      "length",
+      "heads",
+      "kv",
+    )
+    for projected in (query, key, value)
+  )
+  logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+  if bias is not None:
+    logits = logits + bias
+  probs = jax.nn.softmax(jnp.where(mask, logits, MASKED_LOGIT), axis=-1).astype(v.dtype)
+  batch, heads, _, keys = probs.shape
+  probs = dropout(probs, dropout_rate, dropout_key, (batch, heads, 1, keys))
+  attended = jnp.einsum("bhqk,bkhd->bqhd", probs, v)
+  return attended.reshape(query.shape)

@@ -27,8 +27,12 @@ class MetricSums(NamedTuple):
     weight: [], sum of the weights of target tokens.
     load_balance_loss: [], as it enters the loss: with its factor and the microbatch's fraction.
     router_z_loss: [], as it enters the loss.
-    expert_load: [sparse layers, E], real tokens that chose the expert, before any is dropped.
-    num_dropped: [sparse layers], real tokens that found their expert full.
+    expert_load: [routers, E], choices of the expert by real tokens, before any is dropped. A sparse
+      layer has a router, or two where its attention is sparse too.
+    num_dropped: [routers], choices that found their expert full, or tokens that no expert chose.
+    routed_tokens: [routers], real tokens.
+    router_entropy: [routers], sum over real tokens of the entropy of their router probabilities, in nats.
+    router_confidence: [routers], sum over real tokens of their greatest router probability.
     num_tokens: [], real tokens of encoder and decoder, for the throughput.
   """
 
@@ -41,6 +45,9 @@ class MetricSums(NamedTuple):
   router_z_loss: Array
   expert_load: Array
   num_dropped: Array
+  routed_tokens: Array
+  router_entropy: Array
+  router_confidence: Array
   num_tokens: Array
 
   def merge(self, other: MetricSums) -> MetricSums:
@@ -87,6 +94,10 @@ def window_means(steps: Sequence[MetricSums]) -> dict[str, float]:
       "fraction_dropped": total["num_dropped"].sum() / max(total["expert_load"].sum(), 1.0),
       "expert_load_max": np.mean([expert_load_max(step.expert_load) for step in host]),
     }
+    of_routers = router_statistics(host)
+    means |= {f"router_{name}": of_routers[name].mean() for name in ("entropy", "confidence")} | {
+      "dead_experts": of_routers["dead_experts"].mean()
+    }
   return {name: float(value) for name, value in means.items()}
 
 
@@ -95,24 +106,63 @@ def _as_float64(x):
 
 
 def expert_load_max(expert_load: np.ndarray) -> float:
-  """Returns the load of the busiest expert over the mean load, averaged over layers; 1 is even.
+  """Returns the load of the busiest expert over the mean load, averaged over routers; 1 is even.
 
   Args:
-    expert_load: [sparse layers, E], of one step.
+    expert_load: [routers, E], of one step.
   """
-  tokens = np.maximum(expert_load.sum(axis=-1), 1.0)
-  return float(np.mean(expert_load.max(axis=-1) * expert_load.shape[-1] / tokens))
+  return float(np.mean(relative_load(expert_load).max(axis=-1)))
+
+
+def relative_load(expert_load: np.ndarray) -> np.ndarray:
+  """Returns each expert's load over the mean load of its router, [routers, E]."""
+  choices = np.maximum(expert_load.sum(axis=-1, keepdims=True), 1.0)
+  return expert_load * expert_load.shape[-1] / choices
+
+
+def router_statistics(steps: Sequence[MetricSums]) -> dict[str, np.ndarray]:
+  """Returns what a window of steps says of each router, [routers] each.
+
+  The fraction of choices dropped; the loads of the busiest and of the idlest expert, relative to the
+  mean; entropy (nats) and greatest probability of the router, means over tokens; and the fraction of
+  experts that no token of the window chose.
+
+  Args:
+    steps: at least one, on the host, in float64.
+  """
+
+  def total(name: str) -> np.ndarray:
+    return np.sum([getattr(step, name) for step in steps], axis=0)
+
+  load = total("expert_load")
+  tokens = np.maximum(total("routed_tokens"), 1.0)
+  choices = np.maximum(load.sum(axis=-1), 1.0)
+  return {
+    "fraction_dropped": total("num_dropped") / choices,
+    "expert_load_max": relative_load(load).max(axis=-1),
+    "expert_load_min": relative_load(load).min(axis=-1),
+    "entropy": total("router_entropy") / tokens,
+    "confidence": total("router_confidence") / tokens,
+    "dead_experts": (load == 0).mean(axis=-1),
+  }
 
 
 def train_metrics(
-  steps: Sequence[StepMetrics], *, seconds: float, learning_rate: float
+  steps: Sequence[StepMetrics],
+  *,
+  seconds: float,
+  learning_rate: float,
+  routers: Sequence[str] = (),
 ) -> dict[str, float]:
-  """Returns what is logged for a window of training steps, by public name (`train/...`).
+  """Returns what is logged for a window of training steps, by public name.
+
+  `train/...` is of the whole model, `router/NAME/...` of one router (`router_statistics`).
 
   Args:
     steps: the window's, at least one, on the host.
     seconds: the window's wall time.
     learning_rate: that of the window's last step.
+    routers: their names, in the order in which the model reports them.
   """
   sums = [step.sums for step in steps]
   num_tokens = sum(float(step.num_tokens) for step in sums)
@@ -121,7 +171,15 @@ def train_metrics(
     "learning_rate": float(learning_rate),
     "tokens_per_second": num_tokens / seconds,
   }
-  return {f"train/{name}": value for name, value in metrics.items()}
+  public = {f"train/{name}": value for name, value in metrics.items()}
+  if routers:
+    host = [jax.tree.map(_as_float64, step) for step in sums]
+    for name, values in router_statistics(host).items():
+      public |= {
+        f"router/{router}/{name}": float(value)
+        for router, value in zip(routers, values, strict=True)
+      }
+  return public
 
 
 def _total_norm(norms: dict[str, Array]) -> float:

@@ -6,13 +6,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from switch_t5.layers.attention import Attention
 from switch_t5.layers.dropout import dropout_tokens
 from switch_t5.layers.feed_forward import FeedForward
-from switch_t5.layers.moe.router_statistics import RouterReport, over_groups
-from switch_t5.layers.moe.switch_feed_forward import SwitchFeedForward
+from switch_t5.layers.moe.experts import AttentionExperts, Experts
+from switch_t5.layers.moe.router_statistics import RouterReport
+from switch_t5.layers.moe.routing import Router
+from switch_t5.layers.moe.switch_attention import SwitchAttention
+from switch_t5.layers.moe.switch_layer import SwitchLayer
 from switch_t5.layers.norm import LayerNorm
 from switch_t5.model.config import ModelConfig
 from switch_t5.sharding.annotate import constrain
@@ -35,12 +39,14 @@ class StackInputs(NamedTuple):
   """What every layer of a stack reads beside the residual stream.
 
   Attributes:
+    token_ids: int32 [B, L], which a hash router reads.
     token_mask: bool [B, L], False on padding: the tokens that are routed.
     self_mask: bool [B, 1, L, L] of self-attention.
     self_bias: float32 [1, H, L, L], the relative position bias.
     memory: None in the encoder.
   """
 
+  token_ids: Array
   token_mask: Array
   self_mask: Array
   self_bias: Array
@@ -60,95 +66,197 @@ def make_attention(config: ModelConfig, rngs: nnx.Rngs) -> Attention:
   )
 
 
-class MlpSublayer(nnx.Module):
-  """Base of both kinds of layers: its feed-forward sublayer, dense or Switch, with its norm."""
+def make_feed_forward(config: ModelConfig, d_ff: int, rngs: nnx.Rngs) -> FeedForward:
+  """Makes a dense feed-forward layer."""
+  return FeedForward(
+    config.d_model,
+    d_ff,
+    activations=config.mlp_activations,
+    dropout_rate=config.dropout_rate,
+    scale=config.init_scale,
+    dtype=config.dtype,
+    rngs=rngs,
+  )
+
+
+def make_router(config: ModelConfig, stack: str, rngs: nnx.Rngs) -> Router:
+  """Makes a sparse layer's router."""
+  router = config.router(stack)
+  return router.make(config.d_model, config.num_experts, scale=config.init_scale, rngs=rngs)
+
+
+def make_switch_layer(
+  config: ModelConfig, stack: str, router: Router, experts: Experts | AttentionExperts
+) -> SwitchLayer:
+  """Makes a Switch layer of this router and these experts."""
+  return SwitchLayer(
+    router,
+    experts,
+    sequences_per_group=config.group_sequences(stack),
+    min_expert_capacity=config.min_expert_capacity,
+    balance_scope=config.router(stack).balance_scope,
+    dtype=config.dtype,
+  )
+
+
+def make_switch_feed_forward(config: ModelConfig, stack: str, rngs: nnx.Rngs) -> SwitchLayer:
+  """Makes a Switch layer whose experts are feed-forward layers."""
+  router = make_router(config, stack, rngs)
+  experts = Experts(
+    config.num_experts,
+    config.d_model,
+    config.expert_width,
+    activations=config.mlp_activations,
+    dropout_rate=config.expert_dropout_rate,
+    scale=config.init_scale,
+    rngs=rngs,
+  )
+  return make_switch_layer(config, stack, router, experts)
+
+
+def make_switch_attention(config: ModelConfig, stack: str, rngs: nnx.Rngs) -> SwitchAttention:
+  """Makes a self-attention layer with experts for its projections."""
+  router = make_router(config, stack, rngs)
+  sizes = (config.d_model, config.num_heads, config.d_kv)
+  experts = AttentionExperts(config.num_experts, *sizes, scale=config.init_scale, rngs=rngs)
+  return SwitchAttention(
+    *sizes,
+    projections=make_switch_layer(config, stack, router, experts),
+    dropout_rate=config.dropout_rate,
+    scale=config.init_scale,
+    dtype=config.dtype,
+    rngs=rngs,
+  )
+
+
+class Layer(nnx.Module):
+  """Base of both kinds of layers: self-attention and feed-forward, each dense or Switch."""
 
   def __init__(self, config: ModelConfig, stack: str, sparse: bool, rngs: nnx.Rngs):
     self.pre_mlp_layer_norm = LayerNorm(config.d_model, dtype=config.dtype)
     self.dropout_rate = config.dropout_rate
-    self.mlp: FeedForward | SwitchFeedForward
-    if sparse:
-      self.mlp = SwitchFeedForward(
-        config.d_model,
-        config.d_ff,
-        config.num_experts,
-        activations=config.mlp_activations,
-        sequences_per_group=config.group_sequences(stack),
-        min_expert_capacity=config.min_expert_capacity,
-        jitter_noise=config.jitter_noise,
-        dropout_rate=config.expert_dropout_rate,
-        scale=config.init_scale,
-        dtype=config.dtype,
-        rngs=rngs,
-      )
+    self.mlp: FeedForward | SwitchLayer
+    if sparse and config.sparse_sublayers != "attention":
+      self.mlp = make_switch_feed_forward(config, stack, rngs)
     else:
-      self.mlp = FeedForward(
-        config.d_model,
-        config.d_ff,
-        activations=config.mlp_activations,
-        dropout_rate=config.dropout_rate,
-        scale=config.init_scale,
-        dtype=config.dtype,
-        rngs=rngs,
-      )
+      self.mlp = make_feed_forward(config, config.d_ff, rngs)
+    self.has_shared_experts = isinstance(self.mlp, SwitchLayer) and config.num_shared_experts > 0
+    if self.has_shared_experts:
+      width = config.num_shared_experts * config.expert_width
+      self.shared_mlp = make_feed_forward(config, width, rngs)
+
+  def make_self_attention(
+    self, config: ModelConfig, stack: str, sparse: bool, rngs: nnx.Rngs
+  ) -> Attention | SwitchAttention:
+    """Makes the layer's self-attention."""
+    if sparse and config.sparse_sublayers != "feed_forward":
+      return make_switch_attention(config, stack, rngs)
+    return make_attention(config, rngs)
+
+  def attend_to_itself(
+    self,
+    attention: Attention | SwitchAttention,
+    x: Array,
+    inputs: StackInputs,
+    capacity_factor: float | None,
+    key: PRNGKey | None,
+  ) -> tuple[Array, list[RouterReport]]:
+    """Returns self-attention of normed x, and what its router reports, if it has one."""
+    if isinstance(attention, Attention):
+      return attention(x, x, inputs.self_mask, inputs.self_bias, key), []
+    y, report = attention(
+      x,
+      inputs.self_mask,
+      inputs.self_bias,
+      token_mask=inputs.token_mask,
+      token_ids=inputs.token_ids,
+      capacity_factor=capacity_factor,
+      key=key,
+    )
+    return y, [report]
 
   def add_mlp(
-    self, x: Array, token_mask: Array, capacity_factor: float, keys: tuple
-  ) -> tuple[Array, RouterReport | None]:
-    """Returns x plus the sublayer's output, and what its router reports (None if dense)."""
-    normed, report = constrain(self.pre_mlp_layer_norm(x), "batch", "embed"), None
-    if isinstance(self.mlp, SwitchFeedForward):
-      y, report = self.mlp(normed, token_mask, capacity_factor=capacity_factor, key=keys[0])
-      report = over_groups(report)
+    self, x: Array, inputs: StackInputs, capacity_factor: float | None, keys: tuple
+  ) -> tuple[Array, list[RouterReport]]:
+    """Returns x plus the sublayer's output, and what its router reports, if it has one."""
+    batch_size, reports = inputs.token_mask.shape[0], []
+    normed = constrain(self.pre_mlp_layer_norm(x), "batch", "embed")
+    if isinstance(self.mlp, SwitchLayer):
+      y, report = self.mlp(
+        normed,
+        inputs.token_mask,
+        capacity_factor=capacity_factor,
+        token_ids=inputs.token_ids,
+        key=keys[0],
+      )
+      reports.append(report)
+      if self.has_shared_experts:
+        shared_key = None if keys[0] is None else jax.random.fold_in(keys[0], 1)
+        y = y + self.shared_mlp(normed, batch_size, shared_key)
     else:
-      y = self.mlp(normed, token_mask.shape[0], keys[0])
-    return add_sublayer(x, y, self.dropout_rate, keys[1], token_mask.shape[0]), report
+      y = self.mlp(normed, batch_size, keys[0])
+    return add_sublayer(x, y, self.dropout_rate, keys[1], batch_size), reports
 
 
-class EncoderLayer(MlpSublayer):
+class EncoderLayer(Layer):
   """Self-attention, then feed-forward; RMS norm before each, residual around each."""
 
   def __init__(self, config: ModelConfig, sparse: bool, rngs: nnx.Rngs):
     super().__init__(config, "encoder", sparse, rngs)
     self.pre_attention_layer_norm = LayerNorm(config.d_model, dtype=config.dtype)
-    self.attention = make_attention(config, rngs)
+    self.attention = self.make_self_attention(config, "encoder", sparse, rngs)
 
-  def __call__(self, x: Array, inputs: StackInputs, capacity_factor: float, key: PRNGKey | None):
-    """Maps [B * S, d] to the same shape and a router report or None."""
+  def __call__(
+    self, x: Array, inputs: StackInputs, capacity_factor: float | None, key: PRNGKey | None
+  ) -> tuple[Array, list[RouterReport]]:
+    """Maps [B * S, d] to the same shape and the reports of its routers."""
     keys = split_key(key, 4)
     normed = self.pre_attention_layer_norm(x)
-    y = self.attention(normed, normed, inputs.self_mask, inputs.self_bias, keys[0])
+    y, reports = self.attend_to_itself(self.attention, normed, inputs, capacity_factor, keys[0])
     x = add_sublayer(x, y, self.dropout_rate, keys[1], inputs.token_mask.shape[0])
-    return self.add_mlp(x, inputs.token_mask, capacity_factor, keys[2:])
+    x, more = self.add_mlp(x, inputs, capacity_factor, keys[2:])
+    return x, reports + more
 
 
-class DecoderLayer(MlpSublayer):
+class DecoderLayer(Layer):
   """Self-attention, attention to the encoder, then feed-forward."""
 
   def __init__(self, config: ModelConfig, sparse: bool, rngs: nnx.Rngs):
     super().__init__(config, "decoder", sparse, rngs)
     self.pre_self_attention_layer_norm = LayerNorm(config.d_model, dtype=config.dtype)
-    self.self_attention = make_attention(config, rngs)
+    self.self_attention = self.make_self_attention(config, "decoder", sparse, rngs)
     self.pre_cross_attention_layer_norm = LayerNorm(config.d_model, dtype=config.dtype)
     self.encoder_decoder_attention = make_attention(config, rngs)
 
-  def __call__(self, x: Array, inputs: StackInputs, capacity_factor: float, key: PRNGKey | None):
-    """Maps [B * T, d] to the same shape and a router report or None."""
+  def __call__(
+    self, x: Array, inputs: StackInputs, capacity_factor: float | None, key: PRNGKey | None
+  ) -> tuple[Array, list[RouterReport]]:
+    """Maps [B * T, d] to the same shape and the reports of its routers."""
     keys = split_key(key, 6)
     batch_size = inputs.token_mask.shape[0]
     normed = self.pre_self_attention_layer_norm(x)
-    y = self.self_attention(normed, normed, inputs.self_mask, inputs.self_bias, keys[0])
+    y, reports = self.attend_to_itself(
+      self.self_attention, normed, inputs, capacity_factor, keys[0]
+    )
     x = add_sublayer(x, y, self.dropout_rate, keys[1], batch_size)
     normed = self.pre_cross_attention_layer_norm(x)
     assert inputs.memory is not None  # SwitchTransformer.decode gives it
     encoded, cross_mask = inputs.memory
     y = self.encoder_decoder_attention(normed, encoded, cross_mask, key=keys[2])
     x = add_sublayer(x, y, self.dropout_rate, keys[3], batch_size)
-    return self.add_mlp(x, inputs.token_mask, capacity_factor, keys[4:])
+    x, more = self.add_mlp(x, inputs, capacity_factor, keys[4:])
+    return x, reports + more
 
 
 class Block(nnx.Module):
-  """Layers `layers_0`, `layers_1`, ... as Flaxformer numbers them within a repeated block."""
+  """Layers `layers_0`, `layers_1`, ... as Flaxformer numbers them within a repeated block.
+
+  Args:
+    config: of the model.
+    stack: "encoder" or "decoder".
+    sparse_layers: which layers of the block are sparse.
+    rngs: stream `params`.
+  """
 
   def __init__(
     self, config: ModelConfig, stack: str, sparse_layers: tuple[bool, ...], rngs: nnx.Rngs
@@ -158,12 +266,18 @@ class Block(nnx.Module):
     for i, sparse in enumerate(sparse_layers):
       setattr(self, f"layers_{i}", layer(config, sparse, rngs))
 
-  def __call__(self, x: Array, inputs: StackInputs, capacity_factor: float, key: PRNGKey | None):
-    """Maps [B * L, d] to the same shape and the report of its sparse layer (None if it has none)."""
-    report = None  # only the last layer of a block can be sparse
+  def __call__(
+    self, x: Array, inputs: StackInputs, capacity_factor: float | None, key: PRNGKey | None
+  ) -> tuple[Array, RouterReport | None]:
+    """Maps [B * L, d] to the same shape, and its routers' reports with a leading axis over them.
+
+    None if it has no router.
+    """
+    reports: list[RouterReport] = []
     for i, layer_key in enumerate(split_key(key, self.num_layers)):
-      x, report = getattr(self, f"layers_{i}")(x, inputs, capacity_factor, layer_key)
-    return x, report
+      x, of_layer = getattr(self, f"layers_{i}")(x, inputs, capacity_factor, layer_key)
+      reports += of_layer
+    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *reports) if reports else None
 
 
 def add_sublayer(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from switch_t5.errors import ConfigError, MeshError
 from switch_t5.layers.moe.capacity import check_groups
+from switch_t5.model.router_config import RouterConfig
 from switch_t5.sharding.mesh import MeshShape
 
 VOCAB_MULTIPLE = 128  # the table is padded to it, so that it divides over the model axis
@@ -18,6 +19,8 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 REMAT = ("none", "full")
 SPARSE_LAYOUTS = ("mixed", "all", "bottom", "top", "middle")
 MLP_ACTIVATIONS = (("relu",), ("gelu", "linear"))
+DEFAULT_ROUTER = RouterConfig()
+SPARSE_SUBLAYERS = ("feed_forward", "attention", "both")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +42,21 @@ class ModelConfig:
       layers, "sparse".
     encoder_sparse_layout, decoder_sparse_layout: which ones. "mixed": spread evenly, layer i iff
       i % m == m - 1, m = layers / sparse layers; "all" of them; "bottom": the first; "top": the last;
-      "middle": as many dense layers before them as after them, or one fewer.
+      "middle": as many dense layers before them as after them, or one more.
+    sparse_sublayers: which sublayers of a sparse layer are Switch layers: the "feed_forward" one, the
+      projections of self-"attention" (App. A), or "both".
+    expert_d_ff: width of one feed-forward expert; None: d_ff. Fine-grained experts are narrow and
+      many, and a token chooses several (DeepSeekMoE).
+    num_shared_experts: feed-forward experts beside the routed ones that every token visits.
+    encoder_router, decoder_router: how the sparse layers of each stack route.
     sequences_per_group: encoder sequences that are routed together, n.
     decoder_sequences_per_group: the same for the decoder; None: as in the encoder.
     group_size: T5X's way to say n: tokens per group, divided by the encoder length, down to a whole
       number of sequences. Set it or `sequences_per_group`, not both.
-    train_capacity_factor: of training (paper: 1.25).
-    eval_capacity_factor: of evaluation (paper: 2.0).
+    train_capacity_factor: of training (paper: 1.25); None: dropless, experts take all that choose
+      them. Where a token makes k choices, C = ceil(factor * N / E) places are for all of them.
+    eval_capacity_factor: of evaluation during training (paper: 2.0), likewise. Inference is dropless.
     min_expert_capacity: least places of an expert for a group.
-    jitter_noise: epsilon of the router's input noise in training (App. C).
     dropout_rate: everywhere but inside the experts.
     expert_dropout_rate: of the experts' hidden activation.
     init_scale: s of the initialisers: 0.1 for Switch models, 1.0 for dense ones (Table 3).
@@ -70,15 +79,19 @@ class ModelConfig:
   num_experts: int = 0
   num_encoder_sparse_layers: int = 0
   num_decoder_sparse_layers: int = 0
+  sparse_sublayers: str = "feed_forward"
+  expert_d_ff: int | None = None
+  num_shared_experts: int = 0
+  encoder_router: RouterConfig = DEFAULT_ROUTER
+  decoder_router: RouterConfig = DEFAULT_ROUTER
   encoder_sparse_layout: str = "mixed"
   decoder_sparse_layout: str = "mixed"
   sequences_per_group: int | None = None
   decoder_sequences_per_group: int | None = None
   group_size: int | None = None
-  train_capacity_factor: float = 1.25
-  eval_capacity_factor: float = 2.0
+  train_capacity_factor: float | None = 1.25
+  eval_capacity_factor: float | None = 2.0
   min_expert_capacity: int = 4
-  jitter_noise: float = 1e-2
   dropout_rate: float = 0.0
   expert_dropout_rate: float = 0.0
   init_scale: float = 1.0
@@ -91,28 +104,32 @@ class ModelConfig:
     self._check_rates()
     self._check_kinds()
     self._check_sparse_layers()
+    self._check_routers()
 
   def _check_sizes(self):
     sizes = (
       "vocab_size d_model d_ff d_kv num_heads num_encoder_layers num_decoder_layers "
       "min_expert_capacity scan_unroll"
     )
-    optional = ("sequences_per_group", "decoder_sequences_per_group", "group_size")
+    optional = ("sequences_per_group", "decoder_sequences_per_group", "group_size", "expert_d_ff")
     given = [name for name in optional if getattr(self, name) is not None]
     for name in sizes.split() + given:
       _check_whole(name, getattr(self, name), least=1)
-    for name in ("num_experts", "num_encoder_sparse_layers", "num_decoder_sparse_layers"):
+    counts = "num_experts num_encoder_sparse_layers num_decoder_sparse_layers num_shared_experts"
+    for name in counts.split():
       _check_whole(name, getattr(self, name), least=0)
 
   def _check_rates(self):
-    for name in ("dropout_rate", "expert_dropout_rate", "jitter_noise"):
+    for name in ("dropout_rate", "expert_dropout_rate"):
       rate = getattr(self, name)
       is_rate = isinstance(rate, (int, float)) and 0.0 <= rate < 1.0
       _check(is_rate, name, repr(rate), "a number, at least 0, less than 1")
     for name in ("train_capacity_factor", "eval_capacity_factor", "init_scale"):
       factor = getattr(self, name)
       is_factor = isinstance(factor, (int, float)) and 0.0 < factor < math.inf
-      _check(is_factor, name, repr(factor), "a finite number greater than 0")
+      dropless = name.endswith("capacity_factor")
+      rule = "a finite number greater than 0" + (", or None for dropless routing" * dropless)
+      _check(is_factor or (dropless and factor is None), name, repr(factor), rule)
 
   def _check_kinds(self):
     _check(
@@ -133,7 +150,10 @@ class ModelConfig:
       self.activation_dtype,
       f"one of {', '.join(DTYPES)} (float16 cannot hold T5's activations)",
     )
-    _check(self.remat in REMAT, "remat", self.remat, f"one of {', '.join(REMAT)}")
+    for name, allowed in (("remat", REMAT), ("sparse_sublayers", SPARSE_SUBLAYERS)):
+      _check(
+        getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}"
+      )
 
   def _check_sparse_layers(self):
     for stack in ("encoder", "decoder"):
@@ -165,6 +185,39 @@ class ModelConfig:
         "set, or group_size is, but not both: how many sequences are routed together",
       )
 
+  def _check_routers(self):
+    for stack in self.sparse_stacks:
+      self.router(stack).check_experts(stack, self.num_experts)
+      for name in self.router(stack).acts_on_places:
+        _check(
+          self.train_capacity_factor is not None,
+          "train_capacity_factor",
+          f"None, with {name} in {stack}_router",
+          f"a number: {name} decides who gets a place, and without capacity all do",
+        )
+    if self.sparse_sublayers == "attention" or not self.sparse_stacks:
+      for name in ("expert_d_ff", "num_shared_experts"):
+        _check(
+          not getattr(self, name),
+          name,
+          f"{getattr(self, name)}, and no layer has feed-forward experts",
+          "left out where num_experts is 0 or sparse_sublayers is 'attention'",
+        )
+
+  @property
+  def sparse_stacks(self) -> list[str]:
+    """The stacks that have sparse layers."""
+    return [s for s in ("encoder", "decoder") if getattr(self, f"num_{s}_sparse_layers")]
+
+  def router(self, stack: str) -> RouterConfig:
+    """Returns how the sparse layers of a stack route."""
+    return self.encoder_router if stack == "encoder" else self.decoder_router
+
+  @property
+  def expert_width(self) -> int:
+    """Width of one feed-forward expert."""
+    return self.expert_d_ff or self.d_ff
+
   @property
   def dtype(self):
     """The dtype of activations."""
@@ -181,7 +234,7 @@ class ModelConfig:
     if layout == "mixed" and sparse:
       spacing = layers // sparse
       return ((tuple(i == spacing - 1 for i in range(spacing)), sparse),)
-    first = {"top": layers - sparse, "middle": (layers - sparse) // 2}.get(layout, 0)
+    first = {"top": layers - sparse, "middle": (layers - sparse + 1) // 2}.get(layout, 0)
     is_sparse = [first <= i < first + sparse for i in range(layers)]
     return tuple(((kind,), len(list(run))) for kind, run in itertools.groupby(is_sparse))
 
@@ -217,14 +270,14 @@ class ModelConfig:
     over_model = {
       "num_heads": self.num_heads,
       "d_ff": self.d_ff,
+      "expert_d_ff": self.expert_width,
       "d_model": self.d_model,
       "the padded vocabulary": self.padded_vocab_size,
     }
     _check_axis(over_model, "model", mesh.model)
     if self.num_experts:
       _check_axis({"num_experts": self.num_experts}, "expert", mesh.expert)
-    sparse = [s for s in ("encoder", "decoder") if getattr(self, f"num_{s}_sparse_layers")]
-    groups = {stack: self.group_sequences(stack) for stack in sparse} or {"batch": 1}
+    groups = {stack: self.group_sequences(stack) for stack in self.sparse_stacks} or {"batch": 1}
     for stack, n in groups.items():
       check_groups(
         stack,

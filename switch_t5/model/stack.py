@@ -14,7 +14,7 @@ from flax import nnx
 from switch_t5.layers.dropout import dropout_tokens
 from switch_t5.layers.embedding import LogitsDense
 from switch_t5.layers.moe.router_statistics import RouterReport
-from switch_t5.layers.moe.switch_feed_forward import SAVED_NAMES
+from switch_t5.layers.moe.switch_layer import SAVED_NAMES
 from switch_t5.layers.norm import LayerNorm
 from switch_t5.layers.relative_position import RelativePositionBias
 from switch_t5.model.blocks import Block, Memory, StackInputs
@@ -49,7 +49,7 @@ def scan_blocks(
   inputs: StackInputs,
   *,
   repeats: int,
-  capacity_factor: float,
+  capacity_factor: float | None,
   keys: PRNGKey | None,
   unroll: int,
   remat: str,
@@ -57,8 +57,8 @@ def scan_blocks(
   """Runs x through the blocks of one run in order; `keys` [repeats] are for dropout and jitter.
 
   Returns:
-    x after the last block, [B * L, d], and the reports of the sparse layers with a leading axis over
-    them, or None.
+    x after the last block, [B * L, d], and the reports of the routers with leading axes over repeats
+    and over the routers of a block, or None.
   """
   graph, params = nnx.split(blocks)
 
@@ -101,10 +101,11 @@ class Stack(nnx.Module):
   def __call__(
     self,
     x: Array,
+    token_ids: Array,
     token_mask: Array,
     self_mask: Array,
     *,
-    capacity_factor: float,
+    capacity_factor: float | None,
     key: PRNGKey | None,
     memory: Memory | None = None,
   ) -> tuple[Array, RouterReport]:
@@ -112,27 +113,28 @@ class Stack(nnx.Module):
 
     Args:
       x: embedded tokens, [B * L, d].
+      token_ids: int32 [B, L].
       token_mask: bool [B, L], False on padding.
       self_mask: bool [B, 1, L, L].
-      capacity_factor: of the Switch layers.
+      capacity_factor: of the Switch layers; None for dropless.
       key: for dropout and jitter; None for neither.
       memory: what the decoder reads of the encoder.
 
     Returns:
-      [B * L, d], and a report with a leading axis over the stack's sparse layers (may be empty).
+      [B * L, d], and a report with a leading axis over the stack's routers (may be empty).
     """
     batch_size, length = token_mask.shape
     before_key, blocks_key, after_key = (None,) * 3 if key is None else jax.random.split(key, 3)
-    inputs = StackInputs(token_mask, self_mask, self.relpos_bias(length), memory)
+    inputs = StackInputs(token_ids, token_mask, self_mask, self.relpos_bias(length), memory)
     x = dropout_tokens(x, self.dropout_rate, before_key, batch_size)
     x, report = self._scan_runs(x, inputs, capacity_factor, blocks_key)
     x = getattr(self, f"{self.stack}_norm")(x)
     return dropout_tokens(x, self.dropout_rate, after_key, batch_size), report
 
   def _scan_runs(
-    self, x: Array, inputs: StackInputs, capacity_factor: float, key: PRNGKey | None
+    self, x: Array, inputs: StackInputs, capacity_factor: float | None, key: PRNGKey | None
   ) -> tuple[Array, RouterReport]:
-    """Runs x through all blocks; the reports are in the order of the sparse layers."""
+    """Runs x through all blocks; the reports are in the order of the routers."""
     keys = None if key is None else jax.random.split(key, sum(self.repeats))
     reports, start = [], 0
     for i, repeats in enumerate(self.repeats):
@@ -147,14 +149,15 @@ class Stack(nnx.Module):
         remat=self.remat,
       )
       start += repeats
-      if report is not None:
-        reports.append(report)
+      if report is not None:  # [repeats, routers of a block, ...]
+        reports.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), report))
     if not reports:
       return x, no_report(self.num_experts)
     return x, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *reports)
 
 
 def no_report(num_experts: int) -> RouterReport:
-  """The report of zero sparse layers."""
+  """The report of no router."""
   empty = jnp.zeros((0,))
-  return RouterReport(empty, empty, jnp.zeros((0, num_experts)), empty)
+  fields = dict.fromkeys(RouterReport._fields, empty)
+  return RouterReport(**fields | {"expert_load": jnp.zeros((0, num_experts))})

@@ -25,7 +25,8 @@ class ModelOutput(NamedTuple):
 
   Attributes:
     logits: float32 [B * T, V].
-    router: the reports of all sparse layers, encoder's first, with a leading axis over them.
+    router: the reports of all routers, encoder's first, with a leading axis over them
+      (`router_places` names them).
   """
 
   logits: Array
@@ -53,14 +54,19 @@ class SwitchTransformer(nnx.Module):
     self.logits_via_embedding = config.logits_via_embedding
 
   def encode(
-    self, tokens: Array, segment_ids: Array, *, capacity_factor: float, key: PRNGKey | None = None
+    self,
+    tokens: Array,
+    segment_ids: Array,
+    *,
+    capacity_factor: float | None,
+    key: PRNGKey | None = None,
   ) -> tuple[Array, RouterReport]:
     """Encodes.
 
     Args:
       tokens: int32 [B, S].
       segment_ids: int32 [B, S], 0 on padding.
-      capacity_factor: of the Switch layers.
+      capacity_factor: of the Switch layers; None for dropless, as in all inference.
       key: for dropout and jitter; None for neither.
 
     Returns:
@@ -68,6 +74,7 @@ class SwitchTransformer(nnx.Module):
     """
     return self.encoder(
       self._embed(tokens),
+      tokens,
       segment_ids > 0,
       segment_mask(segment_ids, segment_ids),
       capacity_factor=capacity_factor,
@@ -81,7 +88,7 @@ class SwitchTransformer(nnx.Module):
     tokens: Array,
     segment_ids: Array,
     *,
-    capacity_factor: float,
+    capacity_factor: float | None,
     key: PRNGKey | None = None,
   ) -> ModelOutput:
     """Decodes all positions at once (teacher forcing).
@@ -91,7 +98,7 @@ class SwitchTransformer(nnx.Module):
       encoder_segment_ids: int32 [B, S].
       tokens: int32 [B, T], decoder inputs.
       segment_ids: int32 [B, T], 0 on padding.
-      capacity_factor: of the Switch layers.
+      capacity_factor: of the Switch layers; None for dropless, as in all inference.
       key: for dropout and jitter; None for neither.
 
     Returns:
@@ -99,6 +106,7 @@ class SwitchTransformer(nnx.Module):
     """
     x, report = self.decoder(
       self._embed(tokens),
+      tokens,
       segment_ids > 0,
       segment_mask(segment_ids, segment_ids) & causal_mask(tokens.shape[1]),
       capacity_factor=capacity_factor,
@@ -110,7 +118,7 @@ class SwitchTransformer(nnx.Module):
     return ModelOutput(constrain(logits, "batch", "vocab"), report)
 
   def __call__(
-    self, batch: DeviceBatch, *, capacity_factor: float, key: PRNGKey | None = None
+    self, batch: DeviceBatch, *, capacity_factor: float | None, key: PRNGKey | None = None
   ) -> ModelOutput:
     """Runs a batch of `switch_t5.batch` ([B, length] features) through encoder and decoder."""
     encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)

@@ -29,11 +29,13 @@ class LogHook:
     period: LOG_PERIOD.
     write: takes the step and the metrics.
     learning_rate: the schedule.
+    routers: names of the model's routers.
   """
 
   period: int
   write: WriteMetrics
   learning_rate: optax.Schedule
+  routers: Sequence[str] = ()
 
   def __call__(self, loop: LoopState) -> None:
     """Writes one line of metrics and empties the window."""
@@ -44,6 +46,7 @@ class LogHook:
       window,
       seconds=loop.window_seconds,
       learning_rate=float(self.learning_rate(loop.step - 1)),
+      routers=self.routers,
     )
     loop.window.clear()
     loop.window_seconds = 0.0

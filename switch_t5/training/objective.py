@@ -21,11 +21,11 @@ class CrossEntropyObjective:
 
   Attributes:
     loss: factors.
-    capacity_factor: that of training or of evaluation.
+    capacity_factor: that of training or of evaluation; None for dropless.
   """
 
   loss: LossConfig
-  capacity_factor: float
+  capacity_factor: float | None
 
   def normalizer(self, batch: DeviceBatch) -> Array:
     """See `Objective`."""
@@ -69,5 +69,8 @@ class CrossEntropyObjective:
       **sums._asdict(),
       expert_load=output.router.expert_load,
       num_dropped=output.router.num_dropped,
+      routed_tokens=output.router.num_tokens,
+      router_entropy=output.router.entropy,
+      router_confidence=output.router.confidence,
       num_tokens=jnp.stack(real_tokens).sum(),
     )

@@ -13,6 +13,7 @@ import optax
 from switch_t5.metrics.train_metrics import MetricSums, StepMetrics
 from switch_t5.model.definition import ModelDefinition
 from switch_t5.model.switch_transformer import SwitchTransformer
+from switch_t5.training.bias_balancing import balance_biases
 from switch_t5.training.norms import layer_norms
 from switch_t5.training.state import TrainState, shardings
 from switch_t5.types import Array, DeviceBatch, PRNGKey, PyTree
@@ -74,6 +75,7 @@ def build_train_step(
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    params = balance_biases(definition.config, state.params, params, sums.expert_load)
     metrics = StepMetrics(sums, layer_norms(grads))
     return TrainState(state.step + 1, params, opt_state), metrics
 

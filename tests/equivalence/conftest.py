@@ -18,6 +18,7 @@ from switch_t5.losses.objective import LossConfig
 from switch_t5.metrics.train_metrics import MetricSums
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import ModelDefinition, define_model
+from switch_t5.model.router_config import RouterConfig
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 from switch_t5.sharding.placement import local_rows, place_batch
 from switch_t5.sharding.rules import PARAMETER_RULES
@@ -30,6 +31,7 @@ BATCH_SIZE, ENCODER_LENGTH, DECODER_LENGTH, NUM_STEPS = 16, 12, 9, 3
 
 # Two scanned sparse layers in the encoder, one in the decoder; some tokens are dropped. No noise
 # unless a test wants it: random draws are most of a small program's compile time.
+QUIET = RouterConfig(exploration="argmax")
 CONFIG = ModelConfig(
   vocab_size=128,
   d_model=16,
@@ -43,7 +45,8 @@ CONFIG = ModelConfig(
   num_decoder_sparse_layers=1,
   sequences_per_group=2,
   min_expert_capacity=1,
-  jitter_noise=0.0,
+  encoder_router=QUIET,
+  decoder_router=QUIET,
   activation_dtype="float32",
 )
 LOSS = LossConfig(load_balance_factor=0.1, router_z_loss_factor=0.01)
@@ -102,6 +105,16 @@ def random_params(definition: ModelDefinition) -> PyTree:
 @pytest.fixture(scope="session")
 def tiny_config() -> ModelConfig:
   return CONFIG
+
+
+@pytest.fixture(scope="session", name="random_params")
+def random_params_fixture() -> Callable[[ModelDefinition], PyTree]:
+  return random_params
+
+
+@pytest.fixture(scope="session")
+def tiny_batch() -> Callable[[tuple[int, int]], HostBatch]:
+  return make_batch
 
 
 @pytest.fixture(scope="session")

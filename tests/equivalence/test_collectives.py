@@ -19,7 +19,9 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from switch_t5.layers.moe.capacity import expert_capacity
-from switch_t5.layers.moe.switch_feed_forward import SAVED_NAMES, SwitchFeedForward
+from switch_t5.layers.moe.experts import Experts
+from switch_t5.layers.moe.router import TopKRouter
+from switch_t5.layers.moe.switch_layer import SAVED_NAMES, SwitchLayer
 from switch_t5.sharding.annotate import constrain
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 from switch_t5.sharding.rules import PARAMETER_RULES, named_sharding
@@ -73,18 +75,13 @@ def compile_layer(
   mesh_shape, *, backward: bool, parameter_sharding="replicated", activations=("relu",), remat=False
 ) -> Program:
   """The layer with bfloat16 activations that are split over tokens and whole along d."""
-  layer = SwitchFeedForward(
-    WIDTH,
-    HIDDEN,
-    EXPERTS,
-    activations=activations,
+  rngs = nnx.Rngs(params=0)
+  layer = SwitchLayer(
+    TopKRouter(WIDTH, EXPERTS, scale=1.0, rngs=rngs),
+    Experts(EXPERTS, WIDTH, HIDDEN, activations=activations, scale=1.0, rngs=rngs),
     sequences_per_group=1,
     min_expert_capacity=1,
-    jitter_noise=0.0,
-    dropout_rate=0.0,
-    scale=1.0,
     dtype=jnp.bfloat16,
-    rngs=nnx.Rngs(params=0),
   )
   graph, params = nnx.split(layer)
   mesh = make_mesh(MeshShape(*mesh_shape))
@@ -93,7 +90,7 @@ def compile_layer(
     mask = jnp.ones((BATCH_SIZE, LENGTH), bool)
     y, report = nnx.merge(graph, params)(x, mask, capacity_factor=1.25)
     y = constrain(y, "batch", "embed")  # as the residual stream is
-    loss = (y * y_bar).astype(jnp.float32).sum() + report.load_balance_loss.mean()
+    loss = (y * y_bar).astype(jnp.float32).sum() + report.load_balance_loss
     return (loss, y) if backward else (y, report)
 
   if remat:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from switch_t5.model.router_config import RouterConfig
+
 LAYOUTS = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2), (1, 1, 4)]
 FSDP_LAYOUTS = [(8, 1, 1), (2, 2, 2), (4, 2, 1)]
 
@@ -44,7 +46,8 @@ def test_accumulated_gradients_of_split_parameters_are_those_of_the_batch(train,
 
 
 def test_dropout_and_jitter_do_not_depend_on_the_mesh(train, assert_same_step):
-  noise = {"dropout_rate": 0.1, "expert_dropout_rate": 0.4, "jitter_noise": 0.05}
+  noise = {"dropout_rate": 0.1, "expert_dropout_rate": 0.4}
+  noise["encoder_router"] = RouterConfig(jitter_noise=0.05)
   # One sparse encoder layer and one dense decoder layer have every kind of noise.
   small = {"num_encoder_layers": 1, "num_encoder_sparse_layers": 1, "num_decoder_sparse_layers": 0}
   noisy = train(**small, **noise)

@@ -25,6 +25,9 @@ PUBLIC_NAMES = {
   "train/router_z_loss",
   "train/fraction_dropped",
   "train/expert_load_max",
+  "train/router_entropy",
+  "train/router_confidence",
+  "train/dead_experts",
   "train/gradient_norm",
   "train/learning_rate",
   "train/tokens_per_second",
@@ -54,7 +57,10 @@ def test_the_loss_falls(folder):
 
 def test_metrics_have_their_public_names(folder):
   rows = read_metrics(folder / "model" / METRICS_FILE)
-  assert all(rows[0].keys() == {"step"} | PUBLIC_NAMES for row in rows[:-1])
+  routers = {f"router/{stack}/layer_0/mlp/entropy" for stack in ("encoder", "decoder")}
+  for row in rows[:-1]:
+    assert routers <= row.keys()
+    assert {n for n in row if not n.startswith("router/")} == {"step"} | PUBLIC_NAMES
   assert {TASK + "cross_entropy", TASK + "accuracy"} <= rows[-1].keys()
   assert all(math.isfinite(value) for row in rows for value in row.values())
 

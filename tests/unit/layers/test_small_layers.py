@@ -18,7 +18,7 @@ from switch_t5.layers.embedding import Embedding, look_up
 from switch_t5.layers.feed_forward import FeedForward
 from switch_t5.layers.initializers import truncated_normal
 from switch_t5.layers.moe.experts import Experts, batched_matmul
-from switch_t5.layers.moe.router import Router
+from switch_t5.layers.moe.router import TopKRouter
 from switch_t5.layers.norm import LayerNorm
 
 TRUNCATED_STD = 0.8796  # of a unit normal cut at 2 sigma
@@ -176,7 +176,7 @@ def test_every_kernel_has_the_sigma_of_the_paper():
   experts = Experts(8, width, hidden, scale=scale, rngs=rngs())  # fan-in is one expert's own
   assert_truncated_normal(experts.wi.kernel[...], math.sqrt(scale / width))
   assert_truncated_normal(experts.wo.kernel[...], math.sqrt(scale / hidden))
-  router = Router(width, 32, scale=scale, rngs=rngs())
+  router = TopKRouter(width, 32, scale=scale, rngs=rngs())
   assert_truncated_normal(router.kernel, math.sqrt(scale / width))
   embedding = np.asarray(Embedding(512, width, dtype=jnp.float32, rngs=rngs()).embedding[...])
   assert embedding.std() == pytest.approx(1.0, rel=0.01)

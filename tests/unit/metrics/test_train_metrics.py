@@ -25,6 +25,9 @@ PUBLIC_NAMES = {
   "train/router_z_loss",
   "train/fraction_dropped",
   "train/expert_load_max",
+  "train/router_entropy",
+  "train/router_confidence",
+  "train/dead_experts",
   "train/gradient_norm",
   "train/learning_rate",
   "train/tokens_per_second",
@@ -46,6 +49,9 @@ def sums(load=((6, 2), (4, 4)), dropped=(1, 0), **changes):
     **{name: jnp.float32(value) for name, value in values.items()},
     expert_load=jnp.asarray(load, jnp.float32),
     num_dropped=jnp.asarray(dropped, jnp.float32),
+    routed_tokens=jnp.asarray(load, jnp.float32).sum(axis=-1),
+    router_entropy=jnp.asarray(dropped, jnp.float32) + 4.0,
+    router_confidence=jnp.asarray(dropped, jnp.float32) + 2.0,
   )
 
 
@@ -67,6 +73,9 @@ def test_public_names_and_values_of_one_step():
     "train/router_z_loss": 0.001,
     "train/fraction_dropped": 1 / 16,
     "train/expert_load_max": (6 * 2 / 8 + 4 * 2 / 8) / 2,
+    "train/router_entropy": (5 / 8 + 4 / 8) / 2,
+    "train/router_confidence": (3 / 8 + 2 / 8) / 2,
+    "train/dead_experts": 0.0,
     "train/gradient_norm": 13.0,
     "train/learning_rate": 0.01,
     "train/tokens_per_second": 50.0,
@@ -84,10 +93,40 @@ def test_tokens_weigh_alike_and_steps_weigh_alike():
   assert metrics["train/tokens_per_second"] == pytest.approx(100.0)
 
 
+def test_each_router_has_its_own_statistics_over_the_window():
+  window = [sums(load=((6, 0), (4, 4)), dropped=(3, 0)), sums(load=((2, 0), (0, 8)))]
+  metrics = train_metrics(
+    [step(one) for one in window],
+    seconds=1.0,
+    learning_rate=0.0,
+    routers=["encoder/a", "decoder/b"],
+  )
+  assert set(metrics) - PUBLIC_NAMES == {
+    f"router/{router}/{name}"
+    for router in ("encoder/a", "decoder/b")
+    for name in (
+      "fraction_dropped",
+      "expert_load_max",
+      "expert_load_min",
+      "entropy",
+      "confidence",
+      "dead_experts",
+    )
+  }
+  assert metrics["router/encoder/a/fraction_dropped"] == pytest.approx(4 / 8)
+  assert metrics["router/encoder/a/dead_experts"] == 0.5  # its second expert, in both steps
+  assert metrics["router/encoder/a/expert_load_max"] == 2.0
+  assert metrics["router/encoder/a/entropy"] == pytest.approx((7 + 5) / 8)
+  assert metrics["router/decoder/b/expert_load_min"] == pytest.approx(4 / 8)
+  assert metrics["router/decoder/b/confidence"] == pytest.approx((2 + 2) / 16)
+  assert metrics["train/dead_experts"] == pytest.approx(0.25)
+
+
 def test_dense_model_reports_no_router():
   dense = sums(load=np.zeros((0, 1)), dropped=(), load_balance_loss=0.0, router_z_loss=0.0)
   metrics = train_metrics([step(dense)], seconds=1.0, learning_rate=0.01)
   router = {"load_balance_loss", "router_z_loss", "fraction_dropped", "expert_load_max"}
+  router |= {"router_entropy", "router_confidence", "dead_experts"}
   assert set(metrics) == PUBLIC_NAMES - {f"train/{name}" for name in router}
 
 

@@ -14,6 +14,7 @@ from flax import nnx
 from switch_t5.layers.dropout import dropout_tokens
 from switch_t5.model.blocks import StackInputs
 from switch_t5.model.config import ModelConfig
+from switch_t5.model.router_config import RouterConfig
 from switch_t5.model.stack import Stack
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 
@@ -30,7 +31,8 @@ CONFIG = ModelConfig(
   num_decoder_sparse_layers=2,
   sequences_per_group=1,
   dropout_rate=0.1,
-  jitter_noise=0.1,
+  encoder_router=RouterConfig(jitter_noise=0.1),
+  decoder_router=RouterConfig(jitter_noise=0.1),
   activation_dtype="float32",
 )
 BATCH_SIZE, LENGTH = 2, 6
@@ -61,7 +63,7 @@ def loop_over_blocks(stack, runs, x, inputs, key):
     for repeat in range(repeats):
       block_params = jax.tree.map(lambda leaf, repeat=repeat: leaf[repeat], params)
       x, report = run_block(graph, block_params, x, next(keys))
-      reports += [] if report is None else [report]
+      reports += [] if report is None else [jax.tree.map(lambda leaf: leaf[0], report)]
   x = dropout_tokens(jax.jit(stack.encoder_norm)(x), CONFIG.dropout_rate, after_key, BATCH_SIZE)
   return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *reports)
 
@@ -71,12 +73,13 @@ def test_runs_follow_each_other_with_noise_and_reports_as_in_a_loop(layout):
   stack, key = make_stack(layout), jax.random.key(1)
   x = jax.random.normal(jax.random.key(2), (BATCH_SIZE * LENGTH, CONFIG.d_model))
   token_mask = jnp.ones((BATCH_SIZE, LENGTH), bool)
+  token_ids = token_mask.astype(jnp.int32)
   self_mask = jnp.ones((BATCH_SIZE, 1, LENGTH, LENGTH), bool)
 
   with jax.set_mesh(make_mesh(MeshShape())):
-    inputs = StackInputs(token_mask, self_mask, stack.relpos_bias(LENGTH))
+    inputs = StackInputs(token_ids, token_mask, self_mask, stack.relpos_bias(LENGTH))
     expected, expected_report = loop_over_blocks(stack, LAYOUTS[layout], x, inputs, key)
-    run = jax.jit(lambda: stack(x, token_mask, self_mask, capacity_factor=1.0, key=key))
+    run = jax.jit(lambda: stack(x, token_ids, token_mask, self_mask, capacity_factor=1.0, key=key))
     y, report = run()
   np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
   assert report.expert_load.shape == (2, CONFIG.num_experts)

@@ -23,6 +23,7 @@ from switch_t5.training.state import TrainState
 def make_metrics(loss: float) -> StepMetrics:
   ones = dict.fromkeys(MetricSums._fields, jnp.float32(1.0))
   router = {"expert_load": jnp.ones((1, 2)), "num_dropped": jnp.zeros(1)}
+  router |= {name: jnp.ones(1) for name in ("routed_tokens", "router_entropy", "router_confidence")}
   sums = MetricSums(**ones | router | {"loss": jnp.float32(loss)})
   return StepMetrics(sums, {"encoder": jnp.float32([3.0, 4.0 * loss])})
 

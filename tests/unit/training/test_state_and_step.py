@@ -18,6 +18,7 @@ from switch_t5.errors import MeshError
 from switch_t5.losses.objective import LossConfig
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import define_model
+from switch_t5.model.router_config import RouterConfig
 from switch_t5.optim.adafactor import adafactor, num_batch_axes
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 from switch_t5.sharding.rules import PARAMETER_RULES
@@ -39,7 +40,8 @@ CONFIG = ModelConfig(
   num_experts=4,
   num_encoder_sparse_layers=2,
   sequences_per_group=1,
-  jitter_noise=0.3,
+  encoder_router=RouterConfig(jitter_noise=0.3),
+  decoder_router=RouterConfig(jitter_noise=0.3),
   activation_dtype="float32",
 )
 DEFINITION = define_model(CONFIG)

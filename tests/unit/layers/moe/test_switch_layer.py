@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -12,9 +13,10 @@ import pytest
 from flax import nnx
 
 from switch_t5.layers.moe.capacity import expert_capacity
-from switch_t5.layers.moe.experts import expert_dropout
+from switch_t5.layers.moe.experts import Experts, expert_dropout
+from switch_t5.layers.moe.router import TopKRouter
 from switch_t5.layers.moe.router_statistics import RouterReport
-from switch_t5.layers.moe.switch_feed_forward import SwitchFeedForward
+from switch_t5.layers.moe.switch_layer import SwitchLayer
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 
 WIDTH, HIDDEN, LENGTH = 16, 8, 6
@@ -44,7 +46,7 @@ def naive_switch_layer(x, mask, kernels, capacity, y_bar) -> Naive:
   y, x_bar = np.zeros_like(x), np.zeros_like(x)
   w_bar, wi_bar, wo_bar = np.zeros_like(w), np.zeros_like(wi), np.zeros_like(wo)
   load = np.zeros((len(x), num_experts))
-  balance, z_loss, dropped = np.zeros((3, len(x)))
+  balance, z_loss, dropped, entropy, confidence = np.zeros((5, len(x)))
   for g in range(len(x)):
     real = np.flatnonzero(mask[g])
     exponentials = np.exp(x[g] @ w)
@@ -53,10 +55,12 @@ def naive_switch_layer(x, mask, kernels, capacity, y_bar) -> Naive:
     fraction = np.bincount(probs[real].argmax(axis=-1), minlength=num_experts) / len(real)
     balance[g] = num_experts * (fraction * probs[real].mean(axis=0)).sum()
     z_loss[g] = (log_z[real] ** 2).mean()
+    entropy[g] = -(probs[real] * np.log(probs[real])).sum()
+    confidence[g] = probs[real].max(axis=-1).sum()
     for n in real:
       p, token = probs[n], x[g, n]
       e = p.argmax()
-      p_bar = num_experts * fraction / len(real)
+      p_bar = num_experts * fraction / len(real) / len(x)
       if load[g, e] < capacity:
         hidden = np.maximum(token @ wi[e], 0)
         output = hidden @ wo[e]
@@ -70,10 +74,18 @@ def naive_switch_layer(x, mask, kernels, capacity, y_bar) -> Naive:
       else:
         dropped[g] += 1
       load[g, e] += 1
-      logits_bar = p * (p_bar - p @ p_bar) + 2 * log_z[n] * p / len(real)
+      logits_bar = p * (p_bar - p @ p_bar) + 2 * log_z[n] * p / len(real) / len(x)
       x_bar[g, n] += w @ logits_bar
       w_bar += np.outer(token, logits_bar)
-  report = RouterReport(balance, z_loss, load, dropped)
+  report = RouterReport(
+    balance.mean(),
+    z_loss.mean(),
+    load.sum(axis=0),
+    dropped.sum(),
+    np.asarray(mask).sum(),
+    entropy.sum(),
+    confidence.sum(),
+  )
   return Naive(y, report, x_bar, (w_bar, wi_bar, wo_bar))
 
 
@@ -87,18 +99,22 @@ def make_layer(
   dtype=jnp.float32,
   activations=("relu",),
 ):
-  return SwitchFeedForward(
-    WIDTH,
-    HIDDEN,
-    num_experts,
-    activations=activations,
+  scale = 4.0  # decided routers, so that rounding does not choose
+  rngs = nnx.Rngs(params=1)
+  return SwitchLayer(
+    TopKRouter(WIDTH, num_experts, jitter_noise=jitter, scale=scale, rngs=rngs),
+    Experts(
+      num_experts,
+      WIDTH,
+      HIDDEN,
+      activations=activations,
+      dropout_rate=dropout,
+      scale=scale,
+      rngs=rngs,
+    ),
     sequences_per_group=n,
     min_expert_capacity=minimum,
-    jitter_noise=jitter,
-    dropout_rate=dropout,
-    scale=4.0,  # decided routers, so that rounding does not choose
     dtype=dtype,
-    rngs=nnx.Rngs(params=1),
   )
 
 
@@ -140,7 +156,7 @@ def test_the_layer_and_its_gradients_are_the_naive_ones(case):
 
   def loss(params, x):
     y, report = nnx.merge(graph, params)(x, mask, capacity_factor=factor)
-    total = (y * y_bar).sum() + report.load_balance_loss.sum() + report.router_z_loss.sum()
+    total = (y * y_bar).sum() + report.load_balance_loss + report.router_z_loss
     return total, (y, report)
 
   with jax.set_mesh(make_mesh(MeshShape())):
@@ -216,9 +232,13 @@ def test_added_padding_changes_no_real_token():
   assert report.num_dropped.sum() == padded_report.num_dropped.sum() == 0
   unpadded = padded_y.reshape(6, LENGTH + more, WIDTH)[:4, :LENGTH].reshape(-1, WIDTH)
   np.testing.assert_allclose(unpadded, y, rtol=1e-5, atol=1e-6)
-  for got, want in zip(padded_report, report, strict=True):
-    np.testing.assert_allclose(got[:2], want, rtol=1e-6)
-    np.testing.assert_array_equal(got[2], np.zeros_like(got[2]))
+  # The group of nothing but padding counts as a group without losses.
+  means = padded_report._replace(
+    load_balance_loss=padded_report.load_balance_loss * 3 / 2,
+    router_z_loss=padded_report.router_z_loss * 3 / 2,
+  )
+  for got, want in zip(means, report, strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_gated_experts_and_their_gradients_are_the_dense_ones_on_any_mesh():
@@ -260,7 +280,15 @@ def test_jitter_and_expert_dropout_do_not_depend_on_the_mesh():
 
 def test_expert_dropout_keeps_its_share_and_scales_the_rest():
   hidden = jnp.full((4, 6 * 50, 64), 3.0)
-  draw = lambda key: expert_dropout(hidden, 0.4, key, jnp.arange(4), jnp.arange(6), 0, 64)  # noqa: E731
+  draw = lambda key: expert_dropout(  # noqa: E731
+    hidden,
+    rate=0.4,
+    key=key,
+    expert_ids=jnp.arange(4),
+    group_ids=jnp.arange(6),
+    first_column=0,
+    d_ff=64,
+  )
   dropped = np.asarray(draw(jax.random.key(0)))
   kept = dropped != 0
   np.testing.assert_allclose(dropped[kept], 5.0, rtol=1e-6)
@@ -273,6 +301,12 @@ def test_expert_dropout_keeps_its_share_and_scales_the_rest():
 def test_expert_dropout_of_a_device_is_its_part_of_the_whole():
   hidden = jnp.ones((4, 6 * 5, 8))
   key = jax.random.key(1)
-  whole = expert_dropout(hidden, 0.5, key, jnp.arange(4), jnp.arange(6), 0, 8)
-  part = expert_dropout(jnp.ones((2, 3 * 5, 4)), 0.5, key, jnp.arange(2, 4), jnp.arange(3, 6), 4, 8)
+  draw = functools.partial(expert_dropout, rate=0.5, key=key, d_ff=8)
+  whole = draw(hidden, expert_ids=jnp.arange(4), group_ids=jnp.arange(6), first_column=0)
+  part = draw(
+    jnp.ones((2, 3 * 5, 4)),
+    expert_ids=jnp.arange(2, 4),
+    group_ids=jnp.arange(3, 6),
+    first_column=4,
+  )
   np.testing.assert_array_equal(part, whole[2:, 15:, 4:])
