@@ -37,7 +37,7 @@ _ACTS_ON = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class RouterConfig:
   """A router. An option that this router does not have is refused.
 
@@ -86,6 +86,11 @@ class RouterConfig:
   def __post_init__(self):
     self._check_values()
     self._check_combinations()
+
+  def __repr__(self) -> str:
+    """Names what differs from a Switch layer's router."""
+    named = ["kind"] * (self.kind != "top_k") + self._changed()
+    return f"RouterConfig({', '.join(f'{name}={getattr(self, name)!r}' for name in named)})"
 
   def _check_values(self):
     for name, allowed in (
