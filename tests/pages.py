@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = (
   ROOT / "README.md",
   ROOT / "CONTRIBUTING.md",
+  ROOT / "docs" / "routers.md",
   *sorted((ROOT / "docs" / "guides").glob("*.md")),
 )
 _CI = ".ci/run does it"

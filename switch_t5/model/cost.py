@@ -21,17 +21,32 @@ def forward_flops_per_sequence(
 ) -> float:
   """Returns forward FLOPs of one sequence pair, as Table 9 of the paper counts them.
 
-  Two for each parameter a token meets (one expert of each sparse layer), two for each query, key and
+  Two for each parameter a token meets (of a sparse layer its experts'), two for each query, key and
   channel of attention, and the logits. As there, the decoder's parameters all count per target
   position, and embedding look-ups, norms and the router not at all.
   """
-  width = config.num_heads * config.d_kv
-  attention = 4 * config.d_model * width
-  feed_forward = (len(config.mlp_activations) + 1) * config.d_model * config.d_ff
-  encoder = config.num_encoder_layers * (attention + feed_forward)
-  decoder = config.num_decoder_layers * (2 * attention + feed_forward)
+  encoder, decoder = parameters_met(config, "encoder"), parameters_met(config, "decoder")
   pairs = config.num_encoder_layers * encoder_length**2 + (
     config.num_decoder_layers * decoder_length * (decoder_length + encoder_length)
   )
+  attention = config.num_heads * config.d_kv * pairs
   logits = decoder_length * config.d_model * config.padded_vocab_size
-  return 2.0 * (encoder * encoder_length + decoder * decoder_length + width * pairs + logits)
+  return 2.0 * (encoder * encoder_length + decoder * decoder_length + attention + logits)
+
+
+def parameters_met(config: ModelConfig, stack: str) -> float:
+  """Returns how many parameters of a stack's layers a token meets, without norms and routers."""
+  layers = getattr(config, f"num_{stack}_layers")
+  sparse = getattr(config, f"num_{stack}_sparse_layers")
+  projection = config.d_model * config.num_heads * config.d_kv
+  feed_forward = (len(config.mlp_activations) + 1) * config.d_model
+  attention = layers * projection * (4 if stack == "encoder" else 8)
+  visited = config.router(stack).experts_visited
+  switch_feed_forward = config.d_ff
+  if config.sparse_sublayers != "attention":
+    switch_feed_forward = (visited + config.num_shared_experts) * config.expert_width
+  if config.sparse_sublayers != "feed_forward":
+    # Key and value are one projection, and query and key are those of each expert that is visited.
+    attention += sparse * projection * (2 * visited - 3)
+  widths = (layers - sparse) * config.d_ff + sparse * switch_feed_forward
+  return attention + feed_forward * widths

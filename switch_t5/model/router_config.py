@@ -177,6 +177,13 @@ class RouterConfig:
     return [f.name for f in fields if f.name != "kind" and getattr(self, f.name) != f.default]
 
   @property
+  def experts_visited(self) -> float:
+    """How many experts a token visits, on average, where none is dropped."""
+    if self.kind == "expert_choice":
+      return self.experts_per_token
+    return self.num_selected_experts
+
+  @property
   def acts_on_places(self) -> list[str]:
     """Options that decide who gets a place, and so need a capacity."""
     tries = self.no_token_left_behind > 1
@@ -184,10 +191,10 @@ class RouterConfig:
 
   @property
   def encoder_only(self) -> str | None:
-    """What of it cannot be in a decoder; None if all can."""
+    """What of it cannot be in a decoder, as an assignment; None if all can."""
     if self.kind == "expert_choice":
-      return "kind 'expert_choice'"
-    return "batch_prioritized" if self.batch_prioritized else None
+      return "kind = 'expert_choice'"
+    return "batch_prioritized = True" if self.batch_prioritized else None
 
   def check_experts(self, stack: str, num_experts: int) -> None:
     """Raises ConfigError if the router does not fit a stack with so many experts."""
@@ -203,9 +210,9 @@ class RouterConfig:
     if stack == "decoder" and self.encoder_only:
       raise ConfigError(
         "This router cannot be in a decoder.",
-        value=f"{self.encoder_only} in decoder_router",
+        value=f"decoder_router with {self.encoder_only}",
         rule="a decoder's token must not depend on later ones, and here its places do",
-        remedy="set it in the encoder alone: encoder/RouterConfig.NAME = VALUE",
+        remedy=f"for the encoder alone: encoder/RouterConfig.{self.encoder_only}",
       )
 
   def make(self, d_model: int, num_experts: int, *, scale: float, rngs: nnx.Rngs) -> Router:

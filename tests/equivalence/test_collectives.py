@@ -91,7 +91,7 @@ def compile_layer(
     y, report = nnx.merge(graph, params)(x, mask, capacity_factor=1.25)
     y = constrain(y, "batch", "embed")  # as the residual stream is
     loss = (y * y_bar).astype(jnp.float32).sum() + report.load_balance_loss
-    return (loss, y) if backward else (y, report)
+    return (loss, y) if backward else y
 
   if remat:
     forward = jax.checkpoint(

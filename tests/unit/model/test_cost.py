@@ -9,6 +9,7 @@ import pytest
 
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.cost import forward_flops_per_sequence, parameter_count
+from switch_t5.model.router_config import RouterConfig
 
 T5_BASE = ModelConfig(
   vocab_size=32128,
@@ -57,3 +58,20 @@ def test_forward_flops_are_those_of_table_9_at_512_and_114_tokens(config, giga):
   assert forward_flops_per_sequence(sparse, 512, 114) == forward_flops_per_sequence(
     config, 512, 114
   )
+
+
+def test_a_token_pays_for_the_experts_it_visits():
+  flops = lambda **changes: forward_flops_per_sequence(  # noqa: E731
+    dataclasses.replace(switch(T5_BASE, 64), **changes), 512, 0
+  )
+  base, expert = flops(), 2.0 * 512 * 6 * 2 * 768 * T5_BASE.d_ff  # of six sparse encoder layers
+  assert flops(encoder_router=RouterConfig(num_selected_experts=3)) == base + 2 * expert
+  choice = RouterConfig(kind="expert_choice", experts_per_token=1.5)
+  assert flops(encoder_router=choice) == base + expert / 2
+  assert flops(num_shared_experts=2) == base + 2 * expert
+  fine = {"expert_d_ff": T5_BASE.d_ff // 2, "num_shared_experts": 1}
+  assert flops(encoder_router=RouterConfig(num_selected_experts=2), **fine) == base + expert / 2
+  # In attention an expert has two projections in place of three; its feed-forward layer is dense.
+  projection = 2.0 * 512 * 6 * 768 * 768
+  assert flops(sparse_sublayers="attention") == base - projection
+  assert flops(sparse_sublayers="both") == base - projection
