@@ -175,7 +175,7 @@ def _assert_same_step(got, want):
   assert got.gradients.keys() == want.gradients.keys()
   for path, gradient in want.gradients.items():
     scale = np.abs(gradient).max()
-    assert scale > 0, path
+    assert scale > 0 or path.endswith("router/bias"), path  # no gradient reaches a bias
     np.testing.assert_allclose(
       got.gradients[path], gradient, rtol=1e-5, atol=1e-5 * scale, err_msg=path
     )
