@@ -25,6 +25,7 @@ from switch_t5.cli.run_data import Reader, open_data
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.errors import Interrupted
+from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_places import router_places
 from switch_t5.training.eval_step import EvalStep
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
@@ -59,7 +60,7 @@ def run(command_line: CommandLine) -> None:
 
 
 def describe(session: Session) -> str:
-  """Returns what is about to be trained, in two lines."""
+  """Returns what is about to be trained in two lines, and what is short of places in more."""
   model, config = session.model, session.config
   count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(session.definition.shapes))
   experts = f"Switch, {model.num_experts} experts" if model.num_experts else "dense"
@@ -68,6 +69,20 @@ def describe(session: Session) -> str:
     f"Model: {experts}, {count:,} parameters, {model.activation_dtype} activations\n"
     f"Mesh: {mesh} on {jax.devices()[0].device_kind}; batch {config.dataset.batch_size} in "
     f"{config.num_microbatches} microbatch(es); MODEL_DIR {config.model_dir}"
+    f"{''.join(map(functools.partial(short_of_places, model), model.sparse_stacks))}"
+  )
+
+
+def short_of_places(model: ModelConfig, stack: str) -> str:
+  """Returns a line that says so if a stack's tokens make more choices than there are places."""
+  factor, choices = model.train_capacity_factor, model.router(stack).num_selected_experts
+  takes = model.router(stack).kind == "expert_choice"  # its places follow from its own option
+  if takes or factor is None or factor >= choices:
+    return ""
+  return (
+    f"\nPlaces: each token of the {stack} makes {choices} choice(s), and there are places for {factor:g}: "
+    f"{1 - factor / choices:.0%} or more of the choices will be dropped. "
+    f"ModelConfig.train_capacity_factor = {1.25 * choices:g} has room for them"
   )
 
 
