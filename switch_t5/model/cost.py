@@ -40,7 +40,7 @@ def parameters_met(config: ModelConfig, stack: str) -> float:
   sparse = getattr(config, f"num_{stack}_sparse_layers")
   projection = config.d_model * config.num_heads * config.d_kv
   feed_forward = (len(config.mlp_activations) + 1) * config.d_model
-  attention = layers * projection * (4 if stack == "encoder" else 8)
+  attention: float = layers * projection * (4 if stack == "encoder" else 8)
   visited = config.router(stack).experts_visited
   switch_feed_forward = config.d_ff
   if config.sparse_sublayers != "attention":

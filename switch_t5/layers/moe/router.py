@@ -76,9 +76,9 @@ class ScoringRouter(nnx.Module):
     logits = (tokens.inputs @ kernel).reshape(*tokens.mask.shape, self.num_experts)
     return logits, router_scores(logits, self.scores)
 
-  def distribution(self, scores: Array) -> Array:
+  def distribution(self, logits: Array, scores: Array) -> Array:
     """Returns the scores as a distribution over experts."""
-    return scores if self.scores == "softmax" else as_distribution(scores)
+    return scores if self.scores == "softmax" else as_distribution(logits)
 
 
 class TopKRouter(ScoringRouter):
@@ -142,7 +142,7 @@ class TopKRouter(ScoringRouter):
     if capacity is not None and self.batch_prioritized:
       order = priority_order(routing.gate, mask)
     placed = place(routing, mask, load, capacity, order)
-    distribution = self.distribution(scores)
+    distribution = self.distribution(logits, scores)
     counts = count_tokens(logits, distribution, mask, load, placed.num_dropped)
     return Routed(placed.plan, flat_gate(routing), placed.group_sizes, counts)
 
@@ -193,7 +193,7 @@ class ExpertChoiceRouter(ScoringRouter):
     passed_over = tokens.mask & ~taken.reshape(tokens.mask.shape)
     counts = count_tokens(
       logits,
-      self.distribution(scores),
+      self.distribution(logits, scores),
       tokens.mask,
       load,
       passed_over.sum(axis=-1, dtype=jnp.float32),

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from switch_t5.layers.moe.capacity import expert_capacity
 from switch_t5.types import Array
 
 
@@ -37,13 +37,12 @@ def expert_choice(scores: Array, mask: Array, experts_per_token: float) -> Exper
     experts_per_token: c: how many experts take a token, on average.
   """
   groups, tokens, num_experts = scores.shape
-  places = min(tokens, math.ceil(round(experts_per_token * tokens / num_experts, 9)))
+  # For each number of real tokens: float32 would round large shares up or down.
+  shares = [expert_capacity(experts_per_token, n, num_experts, 1) for n in range(tokens + 1)]
+  places = shares[-1]
   ranked = jnp.where(mask[..., None], jax.lax.stop_gradient(scores), -1.0).swapaxes(1, 2)
   _, token = jax.lax.top_k(ranked, places)  # [G, E, C]
-  real = mask.sum(axis=1, dtype=jnp.float32)
-  # A little less than the product, or rounding would make 2.0000001 a share of 3.
-  share = jnp.ceil(real * (experts_per_token / num_experts) - 1e-4).astype(jnp.int32)
-  share = jnp.minimum(share, mask.sum(axis=1, dtype=jnp.int32))[:, None, None]
+  share = jnp.asarray(shares, jnp.int32)[mask.sum(axis=1, dtype=jnp.int32)][:, None, None]
   taken = jnp.arange(places, dtype=jnp.int32)[None, None] < share
   gate = jnp.take_along_axis(scores.swapaxes(1, 2), token, axis=2)
   first = jnp.arange(groups, dtype=jnp.int32)[:, None, None] * tokens

@@ -21,6 +21,9 @@ def router_scores(logits: Array, kind: str) -> Array:
   return jax.nn.softmax(logits, axis=-1) if kind == "softmax" else jax.nn.sigmoid(logits)
 
 
-def as_distribution(scores: Array) -> Array:
-  """Returns scores over their sum over experts (DeepSeek-V3, eq. 19), which losses are made of."""
-  return scores / scores.sum(axis=-1, keepdims=True)
+def as_distribution(logits: Array) -> Array:
+  """Returns sigmoid scores over their sum over experts (DeepSeek-V3, eq. 19), for the losses.
+
+  By way of logarithms: where all scores of a token are tiny their quotient has no finite gradient.
+  """
+  return jax.nn.softmax(jax.nn.log_sigmoid(logits), axis=-1)

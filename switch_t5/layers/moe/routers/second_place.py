@@ -33,6 +33,8 @@ def second_place(
   elif policy == "threshold" or keys is None:
     kept = gate > threshold
   else:
+    # Another stream than that of sampled choices, which would be the same bits.
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
     draw = jax.vmap(lambda key: jax.random.uniform(key, gate.shape[1:]))(keys)
     kept = draw < gate / threshold
   kept = jnp.stack([jnp.ones_like(kept), kept], axis=-1)

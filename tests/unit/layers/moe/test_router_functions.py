@@ -53,7 +53,7 @@ def test_softmax_and_sigmoid_scores_become_distributions():
   )
   sigmoid = router_scores(logits, "sigmoid")
   np.testing.assert_allclose(sigmoid[0], [0.5, 0.75], rtol=1e-6)
-  np.testing.assert_allclose(as_distribution(sigmoid), [[0.4, 0.6], [0.5, 0.5]], rtol=1e-6)
+  np.testing.assert_allclose(as_distribution(logits), [[0.4, 0.6], [0.5, 0.5]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
