@@ -42,7 +42,7 @@ def parameters_met(config: ModelConfig, stack: str) -> float:
   feed_forward = (len(config.mlp_activations) + 1) * config.d_model
   attention: float = layers * projection * (4 if stack == "encoder" else 8)
   visited = config.router(stack).experts_visited
-  switch_feed_forward = config.d_ff
+  switch_feed_forward: float = config.d_ff
   if config.sparse_sublayers != "attention":
     switch_feed_forward = (visited + config.num_shared_experts) * config.expert_width
   if config.sparse_sublayers != "feed_forward":
