@@ -33,7 +33,6 @@ MODELS = {
     "sparse_sublayers": "both",
     "expert_d_ff": 16,
     "num_shared_experts": 1,
-    "expert_dropout_rate": 0.2,
   },
 }
 
