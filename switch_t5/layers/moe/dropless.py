@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from switch_t5.layers.moe.exchange import ragged_exchange
+from switch_t5.layers.moe.exchange import ragged_exchange, sum_before
 from switch_t5.sharding.mesh import EXPERT
 from switch_t5.types import Array
 
@@ -61,18 +61,14 @@ def _regroup(sizes: Array, num_rows: int) -> Array:
     sizes: int32 [i, j], rows of each run.
     num_rows: at least their sum; rows beyond it stay where they are.
   """
-  starts = _exclusive_sum(sizes.reshape(-1)).reshape(sizes.shape)
+  starts = sum_before(sizes.reshape(-1), axis=0).reshape(sizes.shape)
   new_ends = jnp.cumsum(sizes.T.reshape(-1))
   row = jnp.arange(num_rows, dtype=jnp.int32)
   run = jnp.searchsorted(new_ends, row, side="right").astype(jnp.int32)
   last = new_ends.size - 1
   run_in = jnp.minimum(run, last)
-  offset = row - _exclusive_sum(sizes.T.reshape(-1))[run_in]
+  offset = row - sum_before(sizes.T.reshape(-1), axis=0)[run_in]
   return jnp.where(run > last, row, starts.T.reshape(-1)[run_in] + offset)
-
-
-def _exclusive_sum(x: Array) -> Array:
-  return jnp.cumsum(x) - x
 
 
 def send(rows: Array, route: Route) -> Array:

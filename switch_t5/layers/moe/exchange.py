@@ -59,7 +59,7 @@ def _exchange_backward(axis_name, in_rows, out_rows, counts, g):
 _exchange.defvjp(_exchange_forward, _exchange_backward)
 
 
-def _sum_before(counts: Array, axis: int) -> Array:
+def sum_before(counts: Array, axis: int) -> Array:
   """Returns the sums of what comes before each entry along the axis."""
   return jnp.cumsum(counts, axis=axis) - counts
 
@@ -70,9 +70,9 @@ def _by_ragged_all_to_all(x: Array, counts: Array, *, axis_name: str, out_rows: 
   return jax.lax.ragged_all_to_all(
     x,
     jnp.zeros_like(x, shape=(out_rows, x.shape[1])),
-    _sum_before(counts, axis=1)[here],
+    sum_before(counts, axis=1)[here],
     counts[here],
-    _sum_before(counts, axis=0)[here],  # where they lie on the devices that receive them
+    sum_before(counts, axis=0)[here],  # where they lie on the devices that receive them
     counts[:, here],
     axis_name=axis_name,
   )
@@ -86,7 +86,7 @@ def _by_all_gather(x: Array, counts: Array, *, axis_name: str, out_rows: int) ->
   row = jnp.arange(out_rows, dtype=jnp.int32)
   source = (row[:, None] >= ends[None, :]).sum(axis=1, dtype=jnp.int32)  # e beyond what is received
   # Beyond what is received, source * R is out of range already, and the rest is not negative.
-  place = (_sum_before(counts, axis=1)[:, here] - (ends - received)).at[source].get(mode="clip")
+  place = (sum_before(counts, axis=1)[:, here] - (ends - received)).at[source].get(mode="clip")
   everything = jax.lax.all_gather(x, axis_name, tiled=True)
   index = source * x.shape[0] + row + place
   return everything.at[index].get(mode="fill", fill_value=0)

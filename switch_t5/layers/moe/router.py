@@ -70,6 +70,10 @@ class ScoringRouter(nnx.Module):
     """W_r, float32 [d, E]."""
     return gathered(self.router_weights.w.kernel, jnp.float32)
 
+  def weights(self) -> dict[str, Array]:
+    """W_r."""
+    return {"kernel": self.kernel}
+
   def score(self, tokens: RouterTokens, kernel: Array) -> tuple[Array, Array]:
     """Returns logits and scores, float32 [G, N, E]."""
     assert tokens.inputs is not None  # what noisy_input returned
@@ -124,9 +128,8 @@ class TopKRouter(ScoringRouter):
   def weights(self) -> dict[str, Array]:
     """W_r, and the bias if there is one: no gradient reaches it."""
     if not self.has_bias:
-      return {"kernel": self.kernel}
-    bias = jax.lax.stop_gradient(gathered(self.bias, jnp.float32))
-    return {"kernel": self.kernel, "bias": bias}
+      return super().weights()
+    return super().weights() | {"bias": jax.lax.stop_gradient(gathered(self.bias, jnp.float32))}
 
   def __call__(
     self, tokens: RouterTokens, weights: dict[str, Array], capacity: int | None
@@ -175,10 +178,6 @@ class ExpertChoiceRouter(ScoringRouter):
   def __init__(self, d_model: int, num_experts: int, *, experts_per_token: float, **scoring):
     super().__init__(d_model, num_experts, **scoring)
     self.experts_per_token = experts_per_token
-
-  def weights(self) -> dict[str, Array]:
-    """W_r."""
-    return {"kernel": self.kernel}
 
   def __call__(
     self, tokens: RouterTokens, weights: dict[str, Array], capacity: int | None
