@@ -22,15 +22,23 @@ REQUIREMENTS = [
   "grain>=0.2.18,<0.3",
   "importlib_resources>=7.1,<8",  # tensorflow-datasets imports it without declaring it
   "jax>=0.10.2,<0.13",
+  "ml_dtypes>=0.5,<1",
+  "msgpack>=1.1,<2",
   "numpy>=2.4,<3",
   "optax>=0.2.8,<0.3",
   "orbax-checkpoint>=0.12.8,<0.13",
+  "safetensors>=0.8,<0.9",
   "sentencepiece>=0.2.3,<0.3",
   "seqio>=0.0.20,<0.1",
   "tensorboardX>=2.6.5,<2.7",
   "tensorflow-datasets>=4.9.10,<4.10",
+  "tensorstore>=0.1.84,<0.2",
   "tqdm>=4.70,<5",
+  "zstandard>=0.25,<0.26",
 ]
+# Hugging Face's own models, which exported checkpoints are held against. Transformers 5.0 to 5.15 route
+# wrongly (no token is ever dropped), up to 5.10 relative positions reach the first layer only.
+INTEROP = ["torch==2.13.0", "transformers>=5.20,<6"]
 DEVELOPMENT = ["mypy>=2.4,<3", "pytest>=9.2,<10", "ruff>=0.17.6,<0.18", "setuptools>=77,<85"]
 
 setup(
@@ -43,7 +51,7 @@ setup(
   license_files=["LICENSE"],
   python_requires=">=3.11,<3.14",  # tensorflow-text has no wheels for 3.14
   install_requires=REQUIREMENTS,
-  extras_require={"dev": DEVELOPMENT, "wandb": ["wandb>=0.31,<1"]},
+  extras_require={"dev": DEVELOPMENT, "interop": INTEROP, "wandb": ["wandb>=0.31,<1"]},
   packages=[
     *find_packages(include=["switch_t5", "switch_t5.*"]),
     "switch_t5.configs",

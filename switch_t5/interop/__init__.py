@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of other systems: T5X, Flaxformer and Hugging Face, read and written."""

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint of any format, seen in one way: arrays by T5X's names, each read when asked for.
+
+T5X's names are those of its state dict, with `/` between the parts:
+
+- `target/encoder/layers_3/mlp/wi/kernel`: a parameter. Layers are numbered, nothing is stacked but
+  experts, kernels are [in, out] (`names` has the whole table);
+- `state/param_states/encoder/layers_3/mlp/wi/kernel/v_row`: Adafactor's state of it (m, v, v_row,
+  v_col; what a parameter does not use is a zero of shape (1,));
+- `state/step`.
+
+A format without optimizer state has the first kind only. Opening a checkpoint reads what describes
+it, never the arrays; whatever is wrong with that is an error then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+PARAMETERS = "target/"
+PARAM_STATES = "state/param_states/"
+STEP = "state/step"
+SLOTS = ("m", "v", "v_row", "v_col")
+
+# Told of each array that is done: its name and its bytes.
+Progress = Callable[[str, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
+  """An array that is not read yet.
+
+  Attributes:
+    shape: as stored.
+    dtype: as stored; bfloat16 is ml_dtypes'.
+    read: returns the whole array, C-contiguous, perhaps read-only. Raises CheckpointError, which
+      names the array, if it cannot be read.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read: Callable[[], np.ndarray]
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of the array in memory."""
+    return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+  def __str__(self) -> str:
+    return f"{self.dtype.name}[{','.join(map(str, self.shape))}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredCheckpoint:
+  """An open checkpoint.
+
+  Attributes:
+    path: its folder or file.
+    format: what it is, for the user: "T5X, native".
+    arrays: by T5X's names, in an order in which reading them is cheap.
+    notes: what the user should know of it, a line each: what was left aside.
+    tokenizer: its SentencePiece model, if it came with one.
+  """
+
+  path: pathlib.Path
+  format: str
+  arrays: Mapping[str, StoredArray]
+  notes: tuple[str, ...] = ()
+  tokenizer: pathlib.Path | None = None
+
+  def parameters(self) -> dict[str, StoredArray]:
+    """Returns the parameters, without `target/`."""
+    return {
+      name.removeprefix(PARAMETERS): array
+      for name, array in self.arrays.items()
+      if name.startswith(PARAMETERS)
+    }
+
+  @property
+  def step(self) -> int:
+    """The training step; 0 where the format has none."""
+    stored = self.arrays.get(STEP)
+    return 0 if stored is None else int(stored.read())
+
+
+def flatten(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+  """Yields the leaves of nested dictionaries by their `/`-joined path."""
+  for name, node in tree.items():
+    if isinstance(node, Mapping):
+      yield from flatten(node, f"{prefix}{name}/")
+    else:
+      yield prefix + name, node

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays in zarr's format 2, as T5X and Orbax write them: one chunk after the other, no more.
+
+TensorStore reads them too, but puts zeros where a chunk is missing and decompresses whatever a chunk
+claims to hold. Here every chunk must be there, none beside them, and each decompresses to exactly
+the bytes of its shape or is an error before it takes more.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import pathlib
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import tensorstore as ts
+import zstandard
+
+from switch_t5.interop import untrusted
+from switch_t5.interop.checkpoint import StoredArray
+
+METADATA = ".zarray"
+MAX_CHUNK_BYTES = 1 << 34
+_MAX_METADATA_BYTES = 1 << 16
+_MAX_ZSTD_WINDOW = 1 << 27
+_DTYPES = {"<f2": "float16", "<f4": "float32", "<f8": "float64", "<i4": "int32", "<i8": "int64"}
+
+Get = Callable[[str], bytes]
+
+
+def open_folder(folder: pathlib.Path, name: str) -> StoredArray:
+  """Opens an array that is a folder of files.
+
+  Args:
+    folder: of `.zarray` and the chunks.
+    name: of the array, for messages.
+  """
+  if not folder.is_dir():
+    raise untrusted.refuse(name, f"its folder {folder.name} is missing")
+  files = untrusted.walk(folder)
+
+  def get(key: str) -> bytes:
+    return untrusted.read_bytes(folder / key, MAX_CHUNK_BYTES)
+
+  return open_array(name, files, get)
+
+
+def open_ocdbt(folder: pathlib.Path) -> dict[str, StoredArray]:
+  """Opens all arrays of an OCDBT database, by their name in it, e.g. `target.decoder.bias`."""
+  untrusted.walk(folder)  # no links: the driver itself refuses keys that lead out of the folder
+  try:
+    spec = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder.absolute()}/"}}
+    store = ts.KvStore.open(spec).result()
+    keys = [key.decode("utf-8", "backslashreplace") for key in store.list().result()]
+  except (ValueError, OSError) as error:
+    raise untrusted.refuse(folder, _first_line(error)) from error
+  files: dict[str, list[str]] = {}
+  for key in keys:
+    array, _, file = key.rpartition("/")
+    files.setdefault(array, []).append(file)
+
+  def get(array: str, file: str) -> bytes:
+    try:
+      return store.read(f"{array}/{file}").result().value
+    except (ValueError, OSError) as error:
+      raise untrusted.refuse(array, _first_line(error)) from error
+
+  return {array: open_array(array, files[array], functools.partial(get, array)) for array in files}
+
+
+def open_array(name: str, keys: Iterable[str], get: Get) -> StoredArray:
+  """Opens one array; its chunks are read later, by `get(key)`.
+
+  Args:
+    name: for messages.
+    keys: what is there: `.zarray` and one key for each chunk, `1.0` for the second along axis 0.
+    get: returns the bytes of a key.
+
+  Raises:
+    CheckpointError: if the metadata is not believed or a chunk is missing.
+  """
+  present = set(keys)
+  if METADATA not in present:
+    raise untrusted.refuse(name, f"{METADATA} is missing")
+  raw = get(METADATA)
+  if len(raw) > _MAX_METADATA_BYTES:
+    raise untrusted.refuse(name, f"{METADATA} has more than {_MAX_METADATA_BYTES:,} bytes")
+  metadata = untrusted.parse_json(raw, f"{name}/{METADATA}")
+  dtype = _check_kind(metadata, name)
+  shape = untrusted.check_shape(metadata.get("shape"), name, dtype)
+  chunks = untrusted.check_shape(metadata.get("chunks"), name, dtype)
+  if len(chunks) != len(shape):
+    raise untrusted.refuse(name, f"chunks {chunks} of shape {shape}")
+  if math.prod(chunks) * dtype.itemsize > MAX_CHUNK_BYTES:
+    raise untrusted.refuse(name, f"chunks {chunks}", rule=f"at most {MAX_CHUNK_BYTES:,} bytes")
+  decompress = _decompressor(metadata.get("compressor"), name)
+  grid = [-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)]
+  _check_chunks(name, grid, present - {METADATA})
+
+  def read_chunk(place: tuple[int, ...]) -> np.ndarray:
+    key = _key(place)
+    size = math.prod(chunks) * dtype.itemsize
+    try:
+      data = decompress(get(key), size)
+    except (zlib.error, zstandard.ZstdError) as error:
+      raise untrusted.refuse(name, f"chunk {key}: {error}") from error
+    if data is None or len(data) != size:
+      raise untrusted.refuse(name, f"chunk {key} does not hold {size:,} bytes")
+    return np.frombuffer(data, dtype).reshape(chunks)
+
+  def read() -> np.ndarray:
+    if chunks == shape:
+      return read_chunk((0,) * len(shape))
+    array = np.empty(shape, dtype)
+    for place in itertools.product(*map(range, grid)):
+      region = tuple(slice(i * n, (i + 1) * n) for i, n in zip(place, chunks, strict=True))
+      target = array[region]
+      target[...] = read_chunk(place)[tuple(map(slice, target.shape))]
+    return array
+
+  return StoredArray(shape, dtype, read)
+
+
+def _check_kind(metadata: Mapping[str, object], name: str) -> np.dtype:
+  wanted = {"zarr_format": 2, "order": "C", "filters": None}
+  for field, value in wanted.items():
+    if metadata.get(field) != value:
+      raise untrusted.refuse(
+        name, f"{METADATA} has {field} {metadata.get(field)!r}", rule=f"{field} is {value!r}"
+      )
+  if metadata.get("dimension_separator", ".") != ".":
+    raise untrusted.refuse(name, f"{METADATA} has a dimension_separator that is not '.'")
+  stored = metadata.get("dtype")
+  return untrusted.check_dtype(_DTYPES.get(stored, stored) if isinstance(stored, str) else "", name)
+
+
+def _check_chunks(name: str, grid: list[int], present: set[str]) -> None:
+  """Refuses an array with a chunk missing, or with files that are none of its chunks."""
+  count = math.prod(grid)
+  # At most one more than there are: a lie about the shape is not counted to its end.
+  places = itertools.islice(itertools.product(*map(range, grid)), len(present) + 1)
+  for place in places:
+    if _key(place) not in present:
+      raise untrusted.refuse(
+        name,
+        f"chunk {_key(place)} is missing: {len(present):,} of {count:,} chunks are there",
+        remedy="copy the checkpoint again; other readers would take zeros for it",
+      )
+  if len(present) != count:
+    raise untrusted.refuse(name, f"{len(present):,} chunks, where its shape has {count:,}")
+
+
+def _key(place: tuple[int, ...]) -> str:
+  return ".".join(map(str, place)) or "0"
+
+
+def _decompressor(compressor: object, name: str) -> Callable[[bytes, int], bytes | None]:
+  """Returns a function of a chunk and its size; it gives None for one that goes on beyond."""
+  kind = compressor.get("id") if isinstance(compressor, Mapping) else compressor
+  if kind is None:
+    return lambda raw, size: raw
+  if kind == "zstd":
+    return _decompress_zstd
+  if kind in ("gzip", "zlib"):
+    return functools.partial(_decompress_zlib, 31 if kind == "gzip" else 15)
+  raise untrusted.refuse(name, f"compressor {kind!r}", rule="gzip, zlib, zstd or null")
+
+
+def _decompress_zlib(wbits: int, raw: bytes, size: int) -> bytes | None:
+  stream = zlib.decompressobj(wbits=wbits)
+  data = stream.decompress(raw, size + 1)
+  # The checksum stands after the data; it is read only when there is room for more.
+  return data if stream.eof and not stream.unused_data else None
+
+
+def _decompress_zstd(raw: bytes, size: int) -> bytes | None:
+  decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW)
+  with decompressor.stream_reader(raw) as stream:
+    return stream.read(size + 1)
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).partition("\n")[0][:300]
