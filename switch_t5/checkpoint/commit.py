@@ -72,11 +72,12 @@ class StateCheckpointer(ocp.AsyncCheckpointer):
 
   Args:
     commit: what process 0 does with a complete directory.
+    handler: what writes; None: of arrays of JAX.
   """
 
-  def __init__(self, commit: Commit):
+  def __init__(self, commit: Commit, handler: StateHandler | None = None):
     super().__init__(
-      StateHandler(),
+      handler or StateHandler(),
       # Made in the calling thread, an error is raised there.
       async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
       checkpoint_metadata_store=ocp.metadata.metadata_store(

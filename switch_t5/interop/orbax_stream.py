@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays that Orbax writes while they are read, so that no model is in memory as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+
+from switch_t5.interop.checkpoint import Progress, StoredArray
+
+
+@dataclasses.dataclass(frozen=True)
+class StackedArray:
+  """One of our arrays, made of the arrays of a checkpoint.
+
+  Attributes:
+    shape: of ours.
+    pieces: the slices along its first axis, or the one array that it is.
+    is_stacked: which of the two.
+  """
+
+  shape: tuple[int, ...]
+  pieces: tuple[StoredArray, ...]
+  is_stacked: bool
+
+  @property
+  def dtype(self) -> np.dtype:
+    """Of ours."""
+    return self.pieces[0].dtype
+
+  def slices(self) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yields the array in parts, one in memory at a time: an index of it and what stands there."""
+    for i, piece in enumerate(self.pieces):
+      yield (i if self.is_stacked else ...), piece.read()
+
+  def read(self) -> np.ndarray:
+    """Returns the whole array."""
+    array = np.empty(self.shape, self.dtype)
+    for index, piece in self.slices():
+      array[index] = piece
+    return array
+
+
+def streaming_registry(progress: Progress) -> ocp.type_handlers.TypeHandlerRegistry:
+  """Returns what makes Orbax write `StackedArray`s, one slice in memory at a time."""
+  handler = _StreamingHandler(progress)
+  return ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, ocp.type_handlers.ArrayHandler()),  # without it Orbax warns of one that is missing
+    (StackedArray, handler),
+  )
+
+
+class _StreamingHandler(ocp.type_handlers.TypeHandler):
+  """Writes arrays into Orbax's OCDBT database while they are read.
+
+  Args:
+    progress: told of each array that is written.
+  """
+
+  def __init__(self, progress: Progress):
+    self._progress = progress
+
+  def typestr(self) -> str:
+    return "np.ndarray"
+
+  async def metadata(self, infos: Sequence[ocp.type_handlers.ParamInfo]) -> Sequence[Any]:
+    raise NotImplementedError
+
+  async def deserialize(self, infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
+    raise NotImplementedError
+
+  async def serialize(
+    self,
+    values: Sequence[StackedArray],
+    infos: Sequence[ocp.type_handlers.ParamInfo],
+    args: Sequence[ocp.SaveArgs] | None = None,
+  ) -> Sequence[ocp.future.Future]:
+    for value, info in zip(values, infos, strict=True):
+      await info.await_path_creation()
+      await asyncio.to_thread(self._write, value, info)
+    return []
+
+  def _write(self, value: StackedArray, info: ocp.type_handlers.ParamInfo) -> None:
+    spec = {
+      "driver": "zarr",
+      "kvstore": {
+        "driver": "ocdbt",
+        "base": {"driver": "file", "path": f"{info.parent_dir}/ocdbt.process_0/"},
+        "path": f"{info.name}/",
+      },
+      "dtype": value.dtype.name,
+      "metadata": {
+        "shape": list(value.shape),
+        # A matrix each: what is read later, a layer or an expert, is whole chunks.
+        "chunks": [1] * (len(value.shape) - 2) + list(value.shape[-2:]),
+        "compressor": {"id": "zstd"},
+      },
+    }
+    array = ts.open(ts.Spec(spec), create=True, open=True, context=info.ts_context).result()
+    for index, piece in value.slices():
+      array[index].write(piece).result()
+    self._progress(str(info.name).replace(".", "/"), array.size * array.dtype.numpy_dtype.itemsize)
