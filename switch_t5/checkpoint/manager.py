@@ -33,6 +33,7 @@ from switch_t5.types import PyTree
 
 CONFIG = "config.gin"
 DATA_STATE = "data_state.json"
+IMPORTED_FROM = "imported_from"  # in the data state of a checkpoint that no run of ours saved
 _SET_ASIDE = ".set_aside"
 _DELETING = ".deleting"
 
@@ -60,6 +61,11 @@ class RestoredCheckpoint(NamedTuple):
   data_state: dict[str, Any]
   config_text: str
   skipped: tuple[SkippedStep, ...]
+
+  @property
+  def is_imported(self) -> bool:
+    """Whether another system's run saved it, whose position in the data is not known."""
+    return IMPORTED_FROM in self.data_state
 
 
 class CheckpointManager:
@@ -131,7 +137,9 @@ class CheckpointManager:
     self.wait()
     self._checkpointer.close()
 
-  def restore(self, abstract_state: PyTree, step: int | None = None) -> RestoredCheckpoint | None:
+  def restore(
+    self, abstract_state: PyTree, step: int | None = None, *, partial: bool = False
+  ) -> RestoredCheckpoint | None:
     """Restores the newest good checkpoint, or that of `step`; returns None if there is none yet.
 
     A checkpoint is verified against its manifest before anything in it is used. One that is damaged
@@ -140,6 +148,7 @@ class CheckpointManager:
     Args:
       abstract_state: jax.ShapeDtypeStruct with sharding, or arrays, for every leaf.
       step: this step and no other.
+      partial: whether the checkpoint may have other arrays beside.
 
     Raises:
       CheckpointError: if there are checkpoints and none is good, if `step` is not there or
@@ -157,7 +166,7 @@ class CheckpointManager:
     for candidate in reversed(steps) if step is None else [step]:
       found = self._verify(candidate)
       if isinstance(found, Manifest):
-        restored = self._read(candidate, found, abstract_state, tuple(skipped))
+        restored = self._read(candidate, found, abstract_state, partial, tuple(skipped))
         self._step = candidate
         return restored
       skipped.append(SkippedStep(candidate, found))
@@ -192,15 +201,21 @@ class CheckpointManager:
     step: int,
     found: Manifest,
     abstract_state: PyTree,
+    partial: bool,
     skipped: tuple[SkippedStep, ...],
   ) -> RestoredCheckpoint:
     path = step_path(self._directory, step)
     leaves = tree.leaves_by_path(abstract_state)
-    tree.check_same_arrays(found.state, tree.array_types(leaves), str(path))
+    wanted = tree.array_types(leaves)
+    saved = {name: kind for name, kind in found.state.items() if name in wanted or not partial}
+    tree.check_same_arrays(saved, wanted, str(path))
     item = tree.nested(leaves)
     restore_args = ocp.checkpoint_utils.construct_restore_args(item)
     arrays = tree.leaves_by_path(
-      self._checkpointer.restore(path, args=RestoreState(item=item, restore_args=restore_args))
+      self._checkpointer.restore(
+        path,
+        args=RestoreState(item=item, restore_args=restore_args, partial_restore=partial),
+      )
     )
     structure = jax.tree.structure(abstract_state)
     state = jax.tree.unflatten(structure, [arrays[name] for name in leaves])

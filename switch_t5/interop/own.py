@@ -19,7 +19,7 @@ import numpy as np
 from switch_t5.checkpoint import tree
 from switch_t5.checkpoint.commit import SaveState, StateCheckpointer, StateHandler, rename_durably
 from switch_t5.checkpoint.listing import verify_checkpoint
-from switch_t5.checkpoint.manager import CONFIG, DATA_STATE
+from switch_t5.checkpoint.manager import CONFIG, DATA_STATE, IMPORTED_FROM
 from switch_t5.checkpoint.manifest import Manifest, read_manifest, seal
 from switch_t5.errors import CheckpointError
 from switch_t5.interop import orbax_stream, untrusted, zarr
@@ -99,7 +99,7 @@ def write_own(
     leaves["opt_state/count"] = leaves["step"]
     leaves |= {f"opt_state/{name}": array for name, array in states.items()}
   by_path = {tuple(name.split("/")): array for name, array in leaves.items()}
-  texts = {DATA_STATE: json.dumps({"imported_from": checkpoint.format}), CONFIG: config_text}
+  texts = {DATA_STATE: json.dumps({IMPORTED_FROM: checkpoint.format}), CONFIG: config_text}
 
   def commit(temporary: pathlib.Path, final: pathlib.Path) -> None:
     seal(temporary, step, tree.array_types(by_path), 1)

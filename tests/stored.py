@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints as T5X's state dict has them, of random numbers and in memory."""
+
+from __future__ import annotations
+
+import pathlib
+
+import ml_dtypes
+import numpy as np
+
+from switch_t5.interop.checkpoint import (
+  PARAM_STATES,
+  PARAMETERS,
+  STEP,
+  StoredArray,
+  StoredCheckpoint,
+)
+from switch_t5.interop.model_shape import expected_shapes
+from switch_t5.interop.names import find_t5x
+from switch_t5.model.config import ModelConfig
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_SIZES = {
+  "vocab_size": 256,
+  "d_model": 16,
+  "d_ff": 32,
+  "d_kv": 4,
+  "num_heads": 4,
+  "num_encoder_layers": 4,
+  "num_decoder_layers": 2,
+}
+_SWITCH = {
+  "num_experts": 4,
+  "num_encoder_sparse_layers": 2,
+  "num_decoder_sparse_layers": 1,
+  "sequences_per_group": 1,
+  "init_scale": 0.1,
+}
+_GATED = {"mlp_activations": ("gelu", "linear"), "logits_via_embedding": False}
+
+
+def dense(**changes) -> ModelConfig:
+  """A tiny T5 1.0."""
+  return ModelConfig(**_SIZES | changes)
+
+
+def gated(**changes) -> ModelConfig:
+  """A tiny T5 1.1."""
+  return ModelConfig(**_SIZES | _GATED | changes)
+
+
+def switch(**changes) -> ModelConfig:
+  """A tiny Switch model, every other layer sparse."""
+  return ModelConfig(**_SIZES | _SWITCH | changes)
+
+
+def array(values: np.ndarray) -> StoredArray:
+  """Stands for an array of a checkpoint."""
+  return StoredArray(values.shape, values.dtype, lambda: values)
+
+
+def checkpoint(
+  config: ModelConfig, *, step: int = 7, adafactor: bool = True, dtype=np.float32, seed: int = 0
+) -> StoredCheckpoint:
+  """A checkpoint of a model, with Adafactor's state or without any.
+
+  Second moments are factored as T5X does it: of experts always, of others from 128 on.
+  """
+  rng = np.random.default_rng(seed)
+  arrays = {}
+  for name, shape in expected_shapes(config).items():
+    arrays[PARAMETERS + name] = array(rng.normal(size=shape).astype(dtype))
+    if adafactor:
+      for slot, slot_shape in _slots(name, shape).items():
+        used = slot_shape is not None
+        values = rng.uniform(0.5, 1.5, slot_shape) if used else np.zeros(1)
+        arrays[f"{PARAM_STATES}{name}/{slot}"] = array(values.astype(np.float32))
+  arrays[STEP] = array(np.asarray(step, np.int32))
+  return StoredCheckpoint(pathlib.Path("memory"), "of the tests", arrays)
+
+
+def _slots(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...] | None]:
+  slots: dict[str, tuple[int, ...] | None] = dict.fromkeys(("m", "v", "v_row", "v_col"))
+  found = find_t5x(name)
+  assert found is not None
+  if found.row.shape.startswith("E"):
+    sizes = dict(zip(found.row.shape, shape, strict=True))
+    return slots | {"v_row": (sizes["E"], sizes["d"]), "v_col": (sizes["E"], sizes["f"])}
+  if len(shape) == 2 and min(shape) >= 128:
+    smaller, larger = np.argsort(shape)
+    return slots | {"v_row": (shape[smaller],), "v_col": (shape[larger],)}
+  return slots | {"v": shape}
+
+
+def assert_same(found: StoredCheckpoint, wanted: StoredCheckpoint) -> None:
+  """Holds that both have the same arrays, bit for bit."""
+  assert found.arrays.keys() == wanted.arrays.keys()
+  for name, stored in wanted.arrays.items():
+    other = found.arrays[name]
+    assert (other.shape, other.dtype) == (stored.shape, stored.dtype), name
+    values = other.read()
+    assert (values.shape, values.dtype) == (stored.shape, stored.dtype), name
+    assert values.tobytes() == stored.read().tobytes(), name
+
+
+def ignore(name: str, size: int) -> None:
+  """Progress that nobody watches."""
