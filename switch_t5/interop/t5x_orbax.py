@@ -64,9 +64,11 @@ def write_t5x_orbax(
     }
   )
   handler = ocp.PyTreeCheckpointHandler(type_handler_registry=streaming_registry(progress))
-  composite = ocp.CompositeCheckpointHandler(**{ITEM: handler})
-  # Made in the calling thread: with the arrays written at once, two would make the folders.
+  # Folders are made before the arrays are written, which happens at once.
   options = ocp.AsyncOptions(create_directories_asynchronously=False)
+  composite = ocp.CompositeCheckpointHandler(
+    composite_options=ocp.CompositeOptions(async_options=options), **{ITEM: handler}
+  )
   with ocp.AsyncCheckpointer(composite, async_options=options) as checkpointer:
     args = ocp.args.Composite(**{ITEM: ocp.args.PyTreeSave(item)})
     checkpointer.save(directory.absolute(), args=args, force=True)
