@@ -54,6 +54,21 @@ class StoredArray:
     return f"{self.dtype.name}[{','.join(map(str, self.shape))}]"
 
 
+class LastRead:
+  """Remembers the array that was read last: its slices are asked for one after the other."""
+
+  def __init__(self) -> None:
+    self._name = ""
+    self._array: np.ndarray | None = None
+
+  def read(self, name: str, array: StoredArray) -> np.ndarray:
+    """Returns the array of that name, read unless it was the last one."""
+    if self._array is None or name != self._name:
+      self._array = None  # not two at a time
+      self._name, self._array = name, array.read()
+    return self._array
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredCheckpoint:
   """An open checkpoint.

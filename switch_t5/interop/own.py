@@ -27,6 +27,7 @@ from switch_t5.interop.checkpoint import (
   PARAM_STATES,
   PARAMETERS,
   STEP,
+  LastRead,
   Progress,
   StoredArray,
   StoredCheckpoint,
@@ -64,7 +65,7 @@ def open_own(path: pathlib.Path) -> StoredCheckpoint:
   stored = {name.replace(".", "/"): array for name, array in zarr.open_ocdbt(path).items()}
   found = {name: str(array) for name, array in stored.items()}
   tree.check_same_arrays(manifest.state, found, str(path))
-  last = _LastRead()
+  last = LastRead()
   parameters = _unstacked(_below(stored, _PARAMS), last, _PARAMS)
   arrays = {PARAMETERS + name: array for name, array in parameters.items()}
   arrays[STEP] = stored["step"]
@@ -118,21 +119,7 @@ def _below(stored: Mapping[str, StoredArray], prefix: str) -> _Arrays:
   }
 
 
-class _LastRead:
-  """Remembers the array that was read last: its layers are asked for one after the other."""
-
-  def __init__(self) -> None:
-    self._name = ""
-    self._array: np.ndarray | None = None
-
-  def read(self, name: str, array: StoredArray) -> np.ndarray:
-    if self._array is None or name != self._name:
-      self._array = None  # not two at a time
-      self._name, self._array = name, array.read()
-    return self._array
-
-
-def _unstacked(stored: Mapping[str, StoredArray], last: _LastRead, where: str) -> _Arrays:
+def _unstacked(stored: Mapping[str, StoredArray], last: LastRead, where: str) -> _Arrays:
   """Returns our arrays cut into layers, by T5X's names, those of one array side by side."""
   runs = _runs(stored)
   arrays: _Arrays = {}
@@ -152,7 +139,7 @@ def _unstacked(stored: Mapping[str, StoredArray], last: _LastRead, where: str) -
   return arrays
 
 
-def _read_slice(last: _LastRead, name: str, array: StoredArray, index: int) -> np.ndarray:
+def _read_slice(last: LastRead, name: str, array: StoredArray, index: int) -> np.ndarray:
   return last.read(name, array)[index]
 
 
@@ -176,7 +163,7 @@ def _runs(stored: Mapping[str, StoredArray]) -> dict[tuple[str, str], tuple[int,
 
 
 def _adafactor(
-  stored: Mapping[str, StoredArray], parameters: Mapping[str, StoredArray], last: _LastRead
+  stored: Mapping[str, StoredArray], parameters: Mapping[str, StoredArray], last: LastRead
 ) -> tuple[_Arrays, tuple[str, ...]]:
   """Returns the optimizer's state by T5X's names, and what to say where there is none."""
   of_optimizer = _below(stored, "opt_state/")
