@@ -25,8 +25,9 @@ from switch_t5.interop.checkpoint import Progress, StoredArray
 
 MAX_INLINE_BYTES = 1 << 30  # Flax's; msgpack's own limit is 2**32
 MAX_DEPTH = 32
-MAX_NODES = 200_000  # T5 XXL with all of Adafactor's state has some 30,000
-MAX_TEXT = 1024
+MAX_NODES = 100_000  # T5 XXL with all of Adafactor's state has some 30,000
+MAX_TEXT = 512
+_ARRAY_NODES = 5  # an array takes as long as so many values
 _NDARRAY, _SCALAR = 1, 3
 _CHUNKED = "__msgpack_chunked_array__"
 
@@ -126,7 +127,8 @@ class _Scan:
 
   def _node(self) -> Any:
     kind, number = self._header()
-    self._nodes += number if kind in ("map", "list") else 0
+    if kind != "value" and kind != "text":
+      self._nodes += _ARRAY_NODES if kind == "ext" else number
     if len(self._keys) > MAX_DEPTH or self._nodes > MAX_NODES:
       raise self._refuse("too large", f"at most {MAX_DEPTH} levels and {MAX_NODES:,} values")
     match kind:
