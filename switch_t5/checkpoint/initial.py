@@ -13,7 +13,7 @@ import difflib
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import orbax.checkpoint as ocp
@@ -42,49 +42,93 @@ class Assignment(NamedTuple):
   rule: str | None
 
 
-class InitialParameters:
-  """A verified checkpoint, and which of its arrays become which parameters.
+class ParameterSource(Protocol):
+  """A checkpoint that parameters are taken from, whatever its format."""
+
+  @property
+  def path(self) -> pathlib.Path:
+    """Of the checkpoint."""
+    ...
+
+  @property
+  def format(self) -> str:
+    """What it is, for the user."""
+    ...
+
+  @property
+  def types(self) -> Mapping[str, str]:
+    """`tree.array_types` of its parameters by our names, e.g. `encoder/blocks/layers_0/...`."""
+    ...
+
+  def load(self, like: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the parameters of these names, each with the sharding of the array given for it."""
+    ...
+
+
+class SavedParameters:
+  """The parameters of a checkpoint of ours, verified: a `ParameterSource`.
 
   Args:
-    path: of the checkpoint, `.../checkpoint_<step>`.
-    shapes: the parameters' nested dict of jax.ShapeDtypeStruct.
-    assignment_map: see the module.
+    path: `.../checkpoint_<step>`.
 
   Raises:
-    CheckpointError: if there is no checkpoint or it is damaged, if an array is not there, or if one
-      has another shape.
-    ConfigError: if an entry of the map is none, or no parameter matches it.
+    CheckpointError: if it is damaged.
   """
 
-  def __init__(self, path: str, shapes: PyTree, assignment_map: AssignmentMap = ()):
-    self.path = pathlib.Path(path).absolute()
-    saved = _verified(self.path).state
-    wanted = tree.array_types(tree.leaves_by_path(shapes))
-    self.assignments = assign(list(wanted), assignment_map)
-    _check_types(self.assignments, wanted, saved, self.path)
+  format = "switch_t5"
 
-  def load(self, params: PyTree) -> PyTree:
-    """Returns `params` with what the checkpoint gives in place; each in its own sharding."""
-    leaves = tree.leaves_by_path(params)
-    sources = {
-      a.source: leaves[tuple(a.name.split("/"))] for a in self.assignments if a.source is not None
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+    saved = _verified(path).state
+    self.types = {
+      name.removeprefix(_PARAMS): kind for name, kind in saved.items() if name.startswith(_PARAMS)
     }
-    item = tree.nested({tuple(f"{_PARAMS}{name}".split("/")): x for name, x in sources.items()})
+
+  def load(self, like: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Each process and device reads its own shards."""
+    item = tree.nested({tuple(f"{_PARAMS}{name}".split("/")): x for name, x in like.items()})
     restore_args = ocp.checkpoint_utils.construct_restore_args(item)
     arguments = RestoreState(item=item, restore_args=restore_args, partial_restore=True)
     with ocp.Checkpointer(StateHandler()) as checkpointer:
       restored = tree.leaves_by_path(checkpointer.restore(self.path, args=arguments))
-    for assignment in self.assignments:
-      if assignment.source is not None:
-        path = tuple(assignment.name.split("/"))
-        array = restored[tuple(f"{_PARAMS}{assignment.source}".split("/"))]
-        leaves[path] = jax.device_put(array, leaves[path].sharding)
+    return {name: restored[tuple(f"{_PARAMS}{name}".split("/"))] for name in like}
+
+
+class InitialParameters:
+  """Which of a checkpoint's arrays become which parameters.
+
+  Args:
+    source: the checkpoint.
+    shapes: the parameters' nested dict of jax.ShapeDtypeStruct.
+    assignment_map: see the module.
+
+  Raises:
+    CheckpointError: if an array is not there, or if one has another shape.
+    ConfigError: if an entry of the map is none, or no parameter matches it.
+  """
+
+  def __init__(self, source: ParameterSource, shapes: PyTree, assignment_map: AssignmentMap = ()):
+    self._source = source
+    wanted = tree.array_types(tree.leaves_by_path(shapes))
+    self.assignments = assign(list(wanted), assignment_map)
+    _check_types(self.assignments, wanted, source.types, source.path)
+
+  def load(self, params: PyTree) -> PyTree:
+    """Returns `params` with what the checkpoint gives in place; each in its own sharding."""
+    leaves = tree.leaves_by_path(params)
+    targets = {a: tuple(a.name.split("/")) for a in self.assignments if a.source is not None}
+    found = self._source.load({str(a.source): leaves[path] for a, path in targets.items()})
+    for assignment, path in targets.items():
+      leaves[path] = jax.device_put(found[str(assignment.source)], leaves[path].sharding)
     return jax.tree.unflatten(jax.tree.structure(params), leaves.values())
 
   def describe(self) -> str:
     """Returns how many parameters come from where, and those that do not come by their own name."""
     taken = [a for a in self.assignments if a.source is not None]
-    lines = [f"{len(taken)} of {len(self.assignments)} parameters are taken from {self.path}."]
+    lines = [
+      f"{len(taken)} of {len(self.assignments)} parameters are taken from "
+      f"{self._source.path} ({self._source.format})."
+    ]
     moved = [a for a in self.assignments if a.rule is not None]
     lines += [f"  {a.name} <- {a.source or 'drawn anew'}  ({a.rule})" for a in moved]
     return "\n".join(lines)
@@ -130,12 +174,6 @@ def _compile(entry: tuple[str, str | None]) -> tuple[re.Pattern[str], str | None
 
 def _verified(path: pathlib.Path) -> Manifest:
   """Returns the manifest of a good checkpoint."""
-  if not path.is_dir():
-    raise CheckpointError(
-      "There is no checkpoint at INITIAL_CHECKPOINT_PATH.",
-      value=path,
-      rule="the folder of one checkpoint: <MODEL_DIR>/checkpoints/checkpoint_<step>",
-    )
   found, problems = read_manifest(path), find_problems(path, None)
   if not isinstance(found, Manifest) or problems:
     raise CheckpointError(
@@ -156,7 +194,7 @@ def _check_types(
   for name, source, _ in assignments:
     if source is None:
       continue
-    found = saved.get(f"{_PARAMS}{source}")
+    found = saved.get(source)
     if found is None:
       lines.append(f"+ {name}  {wanted[name]}: the checkpoint has no {source}")
     elif found != wanted[name]:

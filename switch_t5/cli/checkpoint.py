@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The modes `checkpoint ls` and `checkpoint verify`."""
+"""The modes `checkpoint ls`, `checkpoint verify` and `checkpoint diff`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ from switch_t5.checkpoint.listing import CheckpointInfo, list_checkpoints, verif
 from switch_t5.checkpoint.manifest import MANIFEST
 from switch_t5.cli.flags import CommandLine
 from switch_t5.errors import CheckpointError, ConfigError, suggest
+from switch_t5.interop import detect, difference
 
-ACTIONS = ("ls", "verify")
+ACTIONS = ("ls", "verify", "diff")
+DIFFERENT = 1  # as diff(1) has it
 
 
 def run(command_line: CommandLine) -> int:
-  """Lists or verifies the checkpoints of a MODEL_DIR; returns 3 if one is damaged."""
+  """Lists, verifies or compares checkpoints; returns 3 if one is damaged, 1 if two differ."""
   arguments = command_line.arguments[1:]
-  if len(arguments) != 2 or arguments[0] not in ACTIONS:
+  action = arguments[0] if arguments else None
+  if action not in ACTIONS or len(arguments) != (3 if action == "diff" else 2):
     raise ConfigError(
-      "The mode checkpoint takes an action and a folder.",
+      "The mode checkpoint takes an action and a folder, or two checkpoints to compare.",
       value=" ".join(arguments) or None,
-      rule="switch_t5 checkpoint ls|verify MODEL_DIR",
-      remedy=suggest(arguments[0], ACTIONS) if arguments else None,
+      rule="switch_t5 checkpoint ls|verify MODEL_DIR, or switch_t5 checkpoint diff A B",
+      remedy=suggest(action, ACTIONS) if action else None,
     )
-  action, folder = arguments[0], Path(arguments[1])
+  if action == "diff":
+    return _diff(*arguments[1:], as_json=command_line.json)
+  folder = Path(arguments[1])
   if action == "verify" and (folder / MANIFEST).exists():
     return _report_one(folder, as_json=command_line.json)
   directory = folder if folder.name == "checkpoints" else folder / "checkpoints"
@@ -39,6 +44,29 @@ def run(command_line: CommandLine) -> int:
     for info in infos:
       _print(info)
   return CheckpointError.exit_code if any(info.problems for info in infos) else 0
+
+
+def _diff(first_path: str, second_path: str, *, as_json: bool) -> int:
+  """Prints how two checkpoints of any formats differ."""
+  first, second = (detect.open_checkpoint(path) for path in (first_path, second_path))
+  names, aside = difference.compared(first, second)
+  found = difference.differences(first, second, lambda name, size: None)
+  if as_json:
+    rows = [row._asdict() for row in found]
+    both = [f"{checkpoint.path} ({checkpoint.format})" for checkpoint in (first, second)]
+    print(json.dumps({"compared": len(names), "between": both, "differences": rows}, indent=2))
+    return DIFFERENT if rows else 0
+  print(f"- {first.path} ({first.format})\n+ {second.path} ({second.format})")
+  if aside:
+    print(aside)
+  count = 0
+  for row in found:
+    count += 1
+    print(f"  {row}", flush=True)
+  print(
+    f"{count} of {len(names)} arrays differ." if count else f"All {len(names)} arrays are equal."
+  )
+  return DIFFERENT if count else 0
 
 
 def _report_one(folder: Path, *, as_json: bool) -> int:

@@ -30,7 +30,9 @@ def run(command_line: CommandLine) -> None:
   train.dataset.check_task()
   with jax.set_mesh(session.mesh):
     directory = Path(train.model_dir) / "checkpoints"
-    restored = CheckpointManager(directory).restore(session.abstract, config.checkpoint_step)
+    restored = CheckpointManager(directory).restore(
+      {"params": session.abstract.params}, config.checkpoint_step, partial=True
+    )
     if restored is None:
       raise CheckpointError(
         "There is no checkpoint to evaluate.",
@@ -38,7 +40,7 @@ def run(command_line: CommandLine) -> None:
         remedy="set MODEL_DIR to the folder of a trained model",
       )
     data = open_data(train.dataset, session.model)
-    metrics = session.held_out_metrics(session.build_eval_step(), restored.state.params, data)
+    metrics = session.held_out_metrics(session.build_eval_step(), restored.state["params"], data)
   if jax.process_index() != 0:
     return
   if command_line.json:

@@ -33,6 +33,9 @@ class CommandLine:
     dry_run: check everything, train nothing.
     trace_steps: first and last step of a profiler trace, or None.
     job: (I, N), this job's number, from 0, and how many share the work; None is (0, 1).
+    convert_from: --from: the checkpoint to convert.
+    to: the folder to write to.
+    format: of a checkpoint.
     debug: show tracebacks.
     json: print one JSON object.
     list_configurables: print what gin may configure.
@@ -52,6 +55,9 @@ class CommandLine:
   dry_run: bool = False
   trace_steps: tuple[int, int] | None = None
   job: tuple[int, int] | None = None
+  convert_from: str | None = None
+  to: str | None = None
+  format: str | None = None
   debug: bool = False
   json: bool = False
   list_configurables: bool = False
@@ -73,6 +79,9 @@ HELP = (
   ("--dry_run", "check everything, then stop (train)"),
   ("--trace_steps=A:B", "write a profiler trace of steps A to B to MODEL_DIR/trace (train)"),
   ("--job=I/N", "do part I of N, from 0; all may run at once (cache)"),
+  ("--from=PATH", "a checkpoint of any format, or a folder with several: the newest (convert)"),
+  ("--to=FOLDER", "where to write the checkpoint (convert)"),
+  ("--format=FORMAT", "t5x, orbax, huggingface or safetensors; on import it is detected (convert)"),
   ("--debug", "show tracebacks"),
   ("--json", "print JSON (config, eval, checkpoint)"),
   ("--list", "print what gin may configure (config)"),
@@ -90,7 +99,8 @@ def _define() -> flags.FlagValues:
   flags.DEFINE_integer("emulate_devices", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_string("coordinator_address", None, "", flag_values=values)
   flags.DEFINE_string("trace_steps", None, "", flag_values=values)
-  flags.DEFINE_string("job", None, "", flag_values=values)
+  for name in ("job", "from", "to", "format"):
+    flags.DEFINE_string(name, None, "", flag_values=values)
   flags.DEFINE_integer("process_count", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("process_index", None, "", lower_bound=0, flag_values=values)
   for name in ("dry_run", "debug", "json", "list", "help"):
@@ -133,6 +143,9 @@ def parse(argv: Sequence[str]) -> CommandLine:
     dry_run=found["dry_run"],
     trace_steps=_parse_steps(found["trace_steps"]),
     job=_parse_job(found["job"]),
+    convert_from=found["from"],
+    to=found["to"],
+    format=found["format"],
     debug=found["debug"],
     json=found["json"],
     list_configurables=found["list"],

@@ -48,7 +48,16 @@ MODES = {
     takes=("json", "list_configurables"),
   ),
   "checkpoint": Mode(
-    "checkpoint", "list or verify checkpoints", "ls|verify DIRECTORY", takes=("json",)
+    "checkpoint",
+    "list, verify or compare checkpoints",
+    "ls|verify|diff PATH...",
+    takes=("json",),
+  ),
+  "convert": Mode(
+    "convert",
+    "read or write checkpoints of T5X and Hugging Face",
+    "import|export",
+    takes=("convert_from", "to", "format"),
   ),
 }
 _SELECTIVE = {
@@ -57,6 +66,9 @@ _SELECTIVE = {
   "dry_run": "--dry_run",
   "trace_steps": "--trace_steps",
   "job": "--job",
+  "convert_from": "--from",
+  "to": "--to",
+  "format": "--format",
 }
 
 
@@ -142,6 +154,7 @@ def help_text() -> str:
   modes = [(f"{name} {mode.arguments}".strip(), mode.summary) for name, mode in MODES.items()]
   codes = [
     ("0", "done"),
+    ("1", "checkpoint diff: the checkpoints differ"),
     ("2", "usage or configuration"),
     ("3", "data or checkpoint"),
     ("4", "diverged"),

@@ -25,6 +25,7 @@ from switch_t5.cli.run_data import Reader, open_data
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.errors import Interrupted
+from switch_t5.interop.initial import open_parameters
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_places import router_places
 from switch_t5.training.eval_step import EvalStep
@@ -110,7 +111,7 @@ class Run:
     """Trains to the end, or until interrupted: then saves and raises Interrupted."""
     self.interrupted = functools.partial(interruption.requested, may_communicate=True)
     restored = self.checkpoints.restore(self.session.abstract)
-    if restored is not None:
+    if restored is not None and not restored.is_imported:
       dataset_lib.check_identity(restored.data_state["identity"], self.identity)
       self.reader.restore(restored.data_state["position"])
     state = self.first_state(restored)
@@ -150,7 +151,8 @@ class Run:
     self.initial = None
     if given.path is not None and not list_steps(self.model_dir / "checkpoints"):
       shapes = self.session.definition.shapes
-      self.initial = InitialParameters(given.path, shapes, given.assignment_map)
+      source = open_parameters(given.path, self.session.model)
+      self.initial = InitialParameters(source, shapes, given.assignment_map)
 
   def open_data(self) -> None:
     """Opens the task and its readers."""
@@ -175,6 +177,9 @@ class Run:
     for skipped in restored.skipped:
       self.say(f"Checkpoint {skipped.step} is damaged and was passed over: {skipped.reason}")
     self.say(f"Resuming from step {restored.step}, saved in {self.model_dir / 'checkpoints'}.")
+    if restored.is_imported:
+      self.say("It was imported: the data begin at their first row.")
+      return restored.state
     changed = run_record.changed_lines(restored.config_text, self.config_text)
     if changed:
       self.say("The configuration has changed since:\n  " + "\n  ".join(changed[:20]))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from switch_t5.checkpoint.initial import InitialParameters, assign
+from switch_t5.checkpoint.initial import InitialParameters, SavedParameters, assign
 from switch_t5.checkpoint.manager import CheckpointManager
 from switch_t5.errors import CheckpointError, ConfigError
 
@@ -41,7 +41,7 @@ def test_all_parameters_come_by_their_own_name_in_the_new_runs_sharding(saved):
   mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
   new = params(1)
   new["table"] = jax.device_put(new["table"], NamedSharding(mesh, PartitionSpec("data")))
-  initial = InitialParameters(str(saved), shapes(new))
+  initial = InitialParameters(SavedParameters(saved), shapes(new))
   loaded = initial.load(new)
   jax.tree.map(np.testing.assert_array_equal, loaded, params(0))
   assert loaded["table"].sharding == new["table"].sharding
@@ -52,7 +52,7 @@ def test_a_map_renames_and_draws_anew_and_says_so(saved):
   old, new = params(0), params(1)
   new["decoder"] = {"mlp": {"up": jnp.zeros((8, 16))}, "head": jnp.ones((2, 2))}
   rules = [(r"decoder/mlp/up", "encoder/layers_0/mlp/wi/kernel"), (r"decoder/.*", None)]
-  initial = InitialParameters(str(saved), shapes(new), rules)
+  initial = InitialParameters(SavedParameters(saved), shapes(new), rules)
   loaded = initial.load(new)
   np.testing.assert_array_equal(
     loaded["decoder"]["mlp"]["up"], old["encoder"]["layers_0"]["mlp"]["wi"]["kernel"]
@@ -88,16 +88,15 @@ def test_a_missing_array_and_another_shape_are_named(saved):
   new = params(1)
   new["table"], new["head"] = jnp.zeros((64, 8)), jnp.zeros(2)
   with pytest.raises(CheckpointError) as error:
-    InitialParameters(str(saved), shapes(new))
+    InitialParameters(SavedParameters(saved), shapes(new))
   assert "~ table  float32[32,8] -> float32[64,8]" in str(error.value)
   assert "+ head  float32[2]: the checkpoint has no head" in str(error.value)
 
 
 def test_a_damaged_checkpoint_and_none_at_all_are_refused(saved, tmp_path):
-  with pytest.raises(CheckpointError, match="no checkpoint"):
-    InitialParameters(str(tmp_path / "nowhere"), shapes(params(1)))
-  with pytest.raises(CheckpointError, match="none of ours"):
-    InitialParameters(str(tmp_path), shapes(params(1)))
+  for path in (tmp_path / "nowhere", tmp_path):
+    with pytest.raises(CheckpointError, match="none of ours"):
+      SavedParameters(path)
   next(iter(saved.glob("d/*"))).write_bytes(b"")
   with pytest.raises(CheckpointError, match="damaged"):
-    InitialParameters(str(saved), shapes(params(1)))
+    SavedParameters(saved)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gin file of a model that came from elsewhere, and what a run's own says of its checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from switch_t5.cli import gin_setup
+from switch_t5.cli.configurables import CONFIGURABLES
+from switch_t5.data.vocabulary import embedded_vocabulary_path
+from switch_t5.errors import ConfigError
+from switch_t5.model.config import ModelConfig
+from switch_t5.model.router_config import RouterConfig
+
+_SIZES = [
+  "vocab_size",
+  "d_model",
+  "d_ff",
+  "d_kv",
+  "num_heads",
+  "num_encoder_layers",
+  "num_decoder_layers",
+  "mlp_activations",
+  "logits_via_embedding",
+  "num_encoder_sparse_layers",
+  "num_decoder_sparse_layers",
+  "encoder_sparse_layout",
+  "decoder_sparse_layout",
+  "expert_d_ff",
+]
+GROUP_SIZE = 4096  # tokens: of the released Switch models', 2048 to 8192
+
+
+def render(config: ModelConfig, path: str, kind: str) -> str:
+  """Returns a gin file of the model, to include before a run's file; sizes are all it knows."""
+  published = published_file(config)
+  lines = [f"# The model of {path} ({kind}), as its arrays have it."]
+  if published:
+    return "\n".join([*lines, "", f"include '{published}'", ""])
+  lines += [
+    "# How it routes and regularises is our default: see to it.",
+    "",
+    "include 'models/t5.gin'",
+  ]
+  if config.num_experts:
+    lines += ["include 'models/switch.gin'", "", f"NUM_EXPERTS = {config.num_experts}"]
+    lines.append(f"ModelConfig.group_size = {GROUP_SIZE}")
+  defaults = ModelConfig.__dataclass_fields__
+  for name in _SIZES:
+    value = getattr(config, name)
+    if name not in defaults or value != defaults[name].default:
+      lines.append(f"ModelConfig.{name} = {value!r}")
+  return "\n".join([*lines, ""])
+
+
+def published_file(config: ModelConfig) -> str | None:
+  """Returns the file of `models/` whose sizes these are."""
+  for path in sorted((gin_setup.packaged_configs() / "models").glob("*.gin")):
+    name = f"models/{path.name}"
+    try:
+      rates = ["DROPOUT_RATE = 0.0", "EXPERT_DROPOUT_RATE = 0.0"]
+      model: ModelConfig = gin_setup.load([name], rates, [], CONFIGURABLES).call("ModelConfig")
+    except ConfigError:  # a base, which is not a model by itself
+      continue
+    same = [getattr(model, n) == getattr(config, n) for n in (*_SIZES[1:], "num_experts")]
+    if all(same) and model.padded_vocab_size == config.padded_vocab_size:
+      return name
+  return None
+
+
+def vocabulary(config_file: Path) -> Path | None:
+  """Returns the vocabulary that a run's config.gin names; None if there is no such file."""
+  dataset = _call(config_file, "DatasetConfig")
+  return None if dataset is None else Path(dataset.vocabulary_path or embedded_vocabulary_path())
+
+
+def check_plain_routing(config_file: Path) -> None:
+  """Raises ConfigError if a run's config.gin routes as Hugging Face's class does not."""
+  model: ModelConfig | None = _call(config_file, "ModelConfig")
+  for stack in model.sparse_stacks if model else ():
+    router, plain = model.router(stack), RouterConfig()  # type: ignore[union-attr]
+    names = ("kind", "num_selected_experts", "scores")
+    if any(getattr(router, name) != getattr(plain, name) for name in names):
+      raise ConfigError(
+        "Hugging Face's SwitchTransformers cannot route as this model does.",
+        value=f"{stack}_router: {router!r}",
+        rule="each token goes to the one expert with the largest softmax probability",
+        remedy="export it with --format=t5x or safetensors",
+      )
+
+
+def _call(config_file: Path, name: str) -> Any:
+  """Returns what a run's operative configuration makes of a configurable; None if there is none."""
+  if not config_file.is_file():
+    return None
+  try:
+    configuration = gin_setup.load([str(config_file)], [], [], CONFIGURABLES)
+    return configuration.call(name)
+  except ConfigError:
+    return None
