@@ -13,7 +13,7 @@ import itertools
 import math
 import pathlib
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorstore as ts
@@ -25,10 +25,11 @@ from switch_t5.interop.checkpoint import StoredArray
 METADATA = ".zarray"
 MAX_CHUNK_BYTES = 1 << 34
 _MAX_METADATA_BYTES = 1 << 16
+_MAX_OVERHEAD = 1 << 12  # of a compressor, where nothing can be compressed
 _MAX_ZSTD_WINDOW = 1 << 27
 _DTYPES = {"<f2": "float16", "<f4": "float32", "<f8": "float64", "<i4": "int32", "<i8": "int64"}
 
-Get = Callable[[str], bytes]
+Get = Callable[[str, int], bytes]
 
 
 def open_folder(folder: pathlib.Path, name: str) -> StoredArray:
@@ -42,8 +43,8 @@ def open_folder(folder: pathlib.Path, name: str) -> StoredArray:
     raise untrusted.refuse(name, f"its folder {folder.name} is missing")
   files = untrusted.walk(folder)
 
-  def get(key: str) -> bytes:
-    return untrusted.read_bytes(folder / key, MAX_CHUNK_BYTES)
+  def get(key: str, limit: int) -> bytes:
+    return untrusted.read_bytes(folder / key, limit)
 
   return open_array(name, files, get)
 
@@ -62,9 +63,9 @@ def open_ocdbt(folder: pathlib.Path) -> dict[str, StoredArray]:
     array, _, file = key.rpartition("/")
     files.setdefault(array, []).append(file)
 
-  def get(array: str, file: str) -> bytes:
+  def get(array: str, file: str, limit: int) -> bytes:
     try:
-      return store.read(f"{array}/{file}").result().value
+      return store.read(f"{array}/{file}").result().value[:limit]
     except (ValueError, OSError) as error:
       raise untrusted.refuse(array, _first_line(error)) from error
 
@@ -72,12 +73,12 @@ def open_ocdbt(folder: pathlib.Path) -> dict[str, StoredArray]:
 
 
 def open_array(name: str, keys: Iterable[str], get: Get) -> StoredArray:
-  """Opens one array; its chunks are read later, by `get(key)`.
+  """Opens one array; its chunks are read later, by `get(key, limit)`.
 
   Args:
     name: for messages.
     keys: what is there: `.zarray` and one key for each chunk, `1.0` for the second along axis 0.
-    get: returns the bytes of a key.
+    get: returns the bytes of a key, at most `limit` of them.
 
   Raises:
     CheckpointError: if the metadata is not believed or a chunk is missing.
@@ -85,7 +86,7 @@ def open_array(name: str, keys: Iterable[str], get: Get) -> StoredArray:
   present = set(keys)
   if METADATA not in present:
     raise untrusted.refuse(name, f"{METADATA} is missing")
-  raw = get(METADATA)
+  raw = get(METADATA, _MAX_METADATA_BYTES + 1)
   if len(raw) > _MAX_METADATA_BYTES:
     raise untrusted.refuse(name, f"{METADATA} has more than {_MAX_METADATA_BYTES:,} bytes")
   metadata = untrusted.parse_json(raw, f"{name}/{METADATA}")
@@ -104,7 +105,7 @@ def open_array(name: str, keys: Iterable[str], get: Get) -> StoredArray:
     key = _key(place)
     size = math.prod(chunks) * dtype.itemsize
     try:
-      data = decompress(get(key), size)
+      data = decompress(get(key, size + size // 8 + _MAX_OVERHEAD), size)
     except (zlib.error, zstandard.ZstdError) as error:
       raise untrusted.refuse(name, f"chunk {key}: {error}") from error
     if data is None or len(data) != size:
@@ -115,7 +116,7 @@ def open_array(name: str, keys: Iterable[str], get: Get) -> StoredArray:
     if chunks == shape:
       return read_chunk((0,) * len(shape))
     array = np.empty(shape, dtype)
-    for place in itertools.product(*map(range, grid)):
+    for place in _places(grid):
       region = tuple(slice(i * n, (i + 1) * n) for i, n in zip(place, chunks, strict=True))
       target = array[region]
       target[...] = read_chunk(place)[tuple(map(slice, target.shape))]
@@ -141,8 +142,7 @@ def _check_chunks(name: str, grid: list[int], present: set[str]) -> None:
   """Refuses an array with a chunk missing, or with files that are none of its chunks."""
   count = math.prod(grid)
   # At most one more than there are: a lie about the shape is not counted to its end.
-  places = itertools.islice(itertools.product(*map(range, grid)), len(present) + 1)
-  for place in places:
+  for place in itertools.islice(_places(grid), len(present) + 1):
     if _key(place) not in present:
       raise untrusted.refuse(
         name,
@@ -151,6 +151,16 @@ def _check_chunks(name: str, grid: list[int], present: set[str]) -> None:
       )
   if len(present) != count:
     raise untrusted.refuse(name, f"{len(present):,} chunks, where its shape has {count:,}")
+
+
+def _places(grid: Sequence[int]) -> Iterator[tuple[int, ...]]:
+  """Yields the places in a grid, last axis first; `itertools.product` would make a list of each axis."""
+  if not grid:
+    yield ()
+    return
+  for i in range(grid[0]):
+    for rest in _places(grid[1:]):
+      yield i, *rest
 
 
 def _key(place: tuple[int, ...]) -> str:
