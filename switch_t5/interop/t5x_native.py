@@ -113,7 +113,10 @@ def choose_chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
   chunks = list(shape)
   while math.prod(chunks) * itemsize > _CHUNK_BYTES:
     axis = chunks.index(max(chunks))
-    chunks[axis] = next(n for n in range(chunks[axis] - 1, 0, -1) if shape[axis] % n == 0)
+    pieces = shape[axis] // chunks[axis] + 1
+    while shape[axis] % pieces:
+      pieces += 1
+    chunks[axis] = shape[axis] // pieces
   return tuple(chunks)
 
 
@@ -236,7 +239,8 @@ def _write_folder(directory: pathlib.Path, folder: str, array: StoredArray) -> d
     "compressor": {"id": "gzip", "level": 1},
   }
   spec = {"driver": "zarr", "dtype": kind, "metadata": metadata}
-  here = {"driver": "file", "path": f"{directory.absolute() / folder}/"}
+  # Not brought to the disk file by file: the caller does that for the whole folder.
+  here = {"driver": "file", "path": f"{directory.absolute() / folder}/", "file_io_sync": False}
   # Chunks of zeros too: where one is missing there is damage.
   whole = {"store_data_equal_to_fill_value": True}
   try:
