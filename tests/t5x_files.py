@@ -11,13 +11,50 @@ import itertools
 import json
 import pathlib
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import zstandard
 
+RNG = np.random.default_rng(0)
 GZIP, ZSTD = {"id": "gzip", "level": 1}, {"id": "zstd", "level": 1}
+UNUSED = np.zeros(1, np.float32)
+
+
+def normal(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+  """Returns random numbers."""
+  return RNG.normal(scale=9, size=shape).astype(dtype)
+
+
+# As T5X has it, though of no model: a factored kernel, a scale, an expert's kernel.
+TREE = {
+  "target": {
+    "encoder": {
+      "kernel": normal(6, 8, dtype=ml_dtypes.bfloat16),
+      "scale": normal(5),
+      "wi": normal(3, 5, 7),
+    }
+  },
+  "state": {
+    "step": np.int32(1234),
+    "param_states": {
+      "encoder": {
+        "kernel": {"m": UNUSED, "v": UNUSED, "v_row": normal(6), "v_col": normal(8)},
+        "scale": {"m": UNUSED, "v": normal(5), "v_row": UNUSED, "v_col": UNUSED},
+        "wi": {"m": UNUSED, "v": UNUSED, "v_row": normal(3, 5), "v_col": normal(3, 7)},
+      }
+    },
+  },
+}
+KERNEL = "target/encoder/kernel"
+CHUNKS = {  # the second chunk of each axis goes beyond the edge
+  KERNEL: (4, 5),
+  "target/encoder/scale": (3,),
+  "target/encoder/wi": (2, 3, 7),
+  "state/param_states/encoder/scale/v": (5,),
+}
 
 
 class Raw(bytes):
@@ -142,6 +179,12 @@ def write_native(
   (folder / "checkpoint").write_bytes(packed({"version": 3, "optimizer": optimizer}))
 
 
+def write_example(folder: pathlib.Path, **changes: Any) -> pathlib.Path:
+  """Writes TREE and returns its folder; `changes` are arguments of `write_native`."""
+  write_native(folder, TREE, **{"chunks": CHUNKS} | changes)
+  return folder
+
+
 def write_orbax(
   folder: pathlib.Path, tree: Mapping[str, Any], *, chunks: Mapping[str, tuple[int, ...]]
 ) -> None:
@@ -154,6 +197,17 @@ def write_orbax(
     return f"PLACEHOLDER://{name}"
 
   (folder / "checkpoint").write_bytes(packed(_replaced(tree, chunks, outside)))
+
+
+def respec(folder: pathlib.Path, change: Callable[[dict[str, Any]], Any]) -> None:
+  """Changes what stands for the kernel in a folder of `write_example`."""
+
+  def changed(path: str, array: np.ndarray) -> Any:
+    there = spec(path.replace("/", "."), array, CHUNKS[path])
+    return change(there) if path == KERNEL else there
+
+  optimizer = _replaced(TREE, CHUNKS, changed)
+  (folder / "checkpoint").write_bytes(packed({"version": 3, "optimizer": optimizer}))
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
