@@ -7,11 +7,12 @@ it is on the disk.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from switch_t5.checkpoint.commit import rename_durably
 from switch_t5.checkpoint.manifest import fsync
@@ -49,7 +50,8 @@ def import_checkpoint(
   for leftover in directory.glob(f"{target.name}.*tmp*"):
     shutil.rmtree(leftover)
   directory.mkdir(parents=True, exist_ok=True)
-  return own.write_own(checkpoint, config, directory, config_text, progress)
+  with _naming(target):
+    return own.write_own(checkpoint, config, directory, config_text, progress)
 
 
 def export_checkpoint(
@@ -89,8 +91,9 @@ def export_checkpoint(
     shutil.rmtree(unfinished)
   unfinished.mkdir(parents=True)
   try:
-    writers[kind](checkpoint, unfinished, progress)
-    _fsync_all(unfinished)
+    with _naming(target):
+      writers[kind](checkpoint, unfinished, progress)
+      _fsync_all(unfinished)
   except BaseException:
     shutil.rmtree(unfinished, ignore_errors=True)
     raise
@@ -129,6 +132,20 @@ def _check_target(target: pathlib.Path, size: int) -> None:
       value=f"{target}: {free:,} bytes are free",
       rule=f"it may take {needed:,} bytes",
     )
+
+
+@contextlib.contextmanager
+def _naming(target: pathlib.Path) -> Iterator[None]:
+  """Makes what the system or a library says of a write an error of ours."""
+  try:
+    yield
+  except (OSError, ValueError) as error:  # TensorStore reports a full disk as ValueError
+    raise CheckpointError(
+      "The checkpoint was not written.",
+      value=f"{target}: {str(error).partition(chr(10))[0]}",
+      rule="nothing is left that looks like one",
+      remedy="see to the space (df, quota) and rights of this folder, then convert again",
+    ) from error
 
 
 def _fsync_all(directory: pathlib.Path) -> None:

@@ -92,7 +92,12 @@ class _StreamingHandler(ocp.type_handlers.TypeHandler):
       "driver": "zarr",
       "kvstore": {
         "driver": "ocdbt",
-        "base": {"driver": "file", "path": f"{info.parent_dir}/ocdbt.process_0/"},
+        # Not brought to the disk write by write: whoever commits the folder does that for all of it.
+        "base": {
+          "driver": "file",
+          "path": f"{info.parent_dir}/ocdbt.process_0/",
+          "file_io_sync": False,
+        },
         "path": f"{info.name}/",
       },
       "dtype": value.dtype.name,
