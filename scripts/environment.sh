@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sourced by the other scripts: finds a Python, makes its virtual environment, installs switch_t5.
-#   PYTHON=...   the interpreter to use; else the newest supported one that is found
+#   PYTHON=...             the interpreter to use; else the newest supported one that is found
+#   SWITCH_T5_EXTRAS=...   the package's extras to install; else dev
 # Sets VENV_PYTHON, and moves to the repository's root.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,7 +21,7 @@ find_python() {
 
 # Makes and fills .venv-VERSION; installs again only when the packaging has changed.
 enter_environment() {
-  local python=${PYTHON:-} version venv stamp minor
+  local python=${PYTHON:-} extras=${SWITCH_T5_EXTRAS:-dev} version venv stamp minor
   if [ -z "$python" ]; then
     for minor in 13 12 11; do
       python=$(find_python "$minor") && break
@@ -39,7 +40,7 @@ enter_environment() {
       ;;
   esac
   venv=.venv-$version
-  stamp=$(cat setup.py pyproject.toml | cksum)
+  stamp="$(cat setup.py pyproject.toml | cksum) $extras"
   VENV_PYTHON=$venv/bin/python
   if [ "$(cat "$venv/installed" 2>/dev/null)" != "$stamp" ]; then
     echo "Installing switch_t5 into $venv (Python $version; a few minutes the first time) ..." >&2
@@ -48,7 +49,7 @@ enter_environment() {
       "$python" -m venv --clear --without-pip "$venv"
       "$python" -m pip --quiet --python "$VENV_PYTHON" install pip
     fi
-    "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+    "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
     echo "$stamp" > "$venv/installed"
   fi
 }
