@@ -34,7 +34,7 @@ RUN = (
   "bash scripts/test.sh tests/unit/",
   "python -c ",
   "source .venv-",
-  *(f"switch_t5 {mode} " for mode in ("train", "eval", "cache", "config", "checkpoint")),
+  *(f"switch_t5 {mode} " for mode in ("train", "eval", "cache", "config", "checkpoint", "convert")),
 )
 # What stands for something of the reader's own, and what it is here.
 STAND_INS = {
