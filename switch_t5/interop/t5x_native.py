@@ -44,6 +44,7 @@ _LEFT_ASIDE = ("flax_mutables", "__save_format_metadata__", "__version__")
 _SPEC = {"driver", "kvstore", "metadata"}
 _BUCKET = "t5x-dummy-bucket"  # T5X's own, in place of where the checkpoint then was
 _CHUNK_BYTES = 64 << 20
+_CHUNKS_AT_ONCE = 4
 
 
 def open_t5x(path: pathlib.Path) -> StoredCheckpoint:
@@ -232,22 +233,32 @@ def _is_folder(name: str, array: StoredArray, arrays: Mapping[str, StoredArray])
 
 def _write_folder(directory: pathlib.Path, folder: str, array: StoredArray) -> dict[str, Any]:
   """Writes a zarr folder and returns its spec, with the path relative to the checkpoint."""
-  kind = array.dtype.name
-  metadata = {
-    "shape": list(array.shape),
-    "chunks": list(choose_chunks(array.shape, array.dtype.itemsize)),
-    "compressor": {"id": "gzip", "level": 1},
-  }
-  spec = {"driver": "zarr", "dtype": kind, "metadata": metadata}
+  chunks = choose_chunks(array.shape, array.dtype.itemsize)
+  compressor = {"id": "gzip", "level": 1}
+  metadata = {"shape": list(array.shape), "chunks": list(chunks), "compressor": compressor}
+  spec = {"driver": "zarr", "dtype": array.dtype.name, "metadata": metadata}
   # Not brought to the disk file by file: the caller does that for the whole folder.
   here = {"driver": "file", "path": f"{directory.absolute() / folder}/", "file_io_sync": False}
   # Chunks of zeros too: where one is missing there is damage.
   whole = {"store_data_equal_to_fill_value": True}
   try:
     store = ts.open(spec | whole | {"kvstore": here}, create=True).result()
-    store.write(array.read()).result()
+    values = array.read()
+    for part in _parts(array.shape, chunks):
+      store[part].write(values[part]).result()
   except (ValueError, OSError) as error:
     raise CheckpointError(
       "An array cannot be written.", value=f"{directory / folder}: {str(error)[:300]}"
     ) from error
   return spec | {"kvstore": {"driver": "file", "path": f"{folder}/"}}
+
+
+def _parts(shape: tuple[int, ...], chunks: tuple[int, ...]) -> list[Any]:
+  """Returns indices that cut an array along its first axis, into a few chunks each.
+
+  TensorStore copies what it is given, and compresses as many chunks at once as there are cores.
+  """
+  if not shape:
+    return [...]
+  rows = _CHUNKS_AT_ONCE * chunks[0]
+  return [slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows)]

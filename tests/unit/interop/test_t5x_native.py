@@ -29,6 +29,7 @@ from t5x_files import (
   write_zarr,
 )
 
+from switch_t5.interop import t5x_native
 from switch_t5.interop.checkpoint import PARAM_STATES, StoredCheckpoint
 from switch_t5.interop.t5x_native import choose_chunks, open_t5x, write_t5x
 
@@ -192,6 +193,16 @@ def test_without_optimizer_state_it_is_t5x_s_form_for_inference(tmp_path):
   assert root["optimizer"].keys() == {"target", "state"}
   assert root["optimizer"]["state"] == {"step": 0}
   assert root["optimizer"]["state"]["step"].dtype == np.int32
+
+
+def test_an_array_of_many_chunks_is_written_bit_for_bit(tmp_path, monkeypatch):
+  monkeypatch.setattr(t5x_native, "_CHUNK_BYTES", 24)
+  arrays = {"target/a/kernel": normal(22, 6), "target/a/scale": normal(14), "target/b": normal()}
+  wanted = {name: stored.array(np.asarray(array)) for name, array in arrays.items()}
+  written(StoredCheckpoint(tmp_path, "", wanted), tmp_path / "step")
+  assert len(list((tmp_path / "step" / "target.a.kernel").iterdir())) == 22 + 1
+  found = open_t5x(tmp_path / "step").arrays
+  assert all(found[name].read().tobytes() == array.tobytes() for name, array in arrays.items())
 
 
 def test_arrays_of_zeros_have_all_their_chunks(tmp_path):
