@@ -72,9 +72,10 @@ def open_huggingface(path: pathlib.Path) -> StoredCheckpoint:
   if "auto_map" in config:
     notes.append("The code that its auto_map names is not used.")
   if model.num_experts:
+    capacity = str(config["expert_capacity"])[:20]
     notes.append(
-      f"Its expert_capacity, {config['expert_capacity']} tokens of a sequence, is for Hugging Face: "
-      "inference here drops none."
+      f"Its expert_capacity, {capacity} tokens of a sequence, is for Hugging Face: inference here "
+      "drops none."
     )
   tokenizer = path / TOKENIZER
   return StoredCheckpoint(
@@ -243,7 +244,11 @@ def _slice(
 
 
 def _write_tokenizer(model: pathlib.Path, directory: pathlib.Path, rows: int) -> None:
-  """Writes the SentencePiece model, and how many sentinels come above its pieces."""
+  """Writes the SentencePiece model, and how many sentinels come above its pieces.
+
+  The ids of pieces and sentinels are ours. But their T5Tokenizer has no byte fallback, which the
+  embedded vocabulary has and T5's has not: a character that is in no piece is unknown there.
+  """
   pieces = Vocabulary(model, extra_ids=0)
   processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
   # Some models hold the sentinels as pieces of their own.

@@ -62,7 +62,9 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
   config = untrusted.read_json(where)
   kind = config.get("model_type")
   if not isinstance(kind, str) or kind not in _DEFAULTS:
-    raise untrusted.refuse(where, f"model_type {kind!r}", rule=f"one of {', '.join(_DEFAULTS)}")
+    raise untrusted.refuse(
+      where, f"model_type {repr(kind)[:80]}", rule=f"one of {', '.join(_DEFAULTS)}"
+    )
   config = _DEFAULTS[kind] | config
   if config.get("num_decoder_layers") is None:
     config["num_decoder_layers"] = config["num_layers"]
@@ -71,7 +73,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     if not any(_same(value, one) for one in allowed):
       raise untrusted.refuse(
         where,
-        f"{name} {value!r}",
+        f"{name} {repr(value)[:80]}",
         rule=f"{' or '.join(map(repr, allowed))}: what is computed here has no other",
       )
   return config

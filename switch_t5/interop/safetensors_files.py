@@ -26,6 +26,7 @@ ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's "5GB"
 _MAX_HEADER_BYTES = 32 << 20
+_MAX_NAME = 500  # characters
 _METADATA = "__metadata__"
 _PREFIX = 8  # bytes of the header's length
 _DTYPES = {
@@ -117,8 +118,10 @@ def _open_shards(folder: pathlib.Path, index: Mapping[str, Any]) -> dict[str, St
     raise untrusted.refuse(where, "it has no weight_map")
   named: dict[str, set[str]] = {}
   for name, file in weight_map.items():
-    if not isinstance(file, str) or "/" in file:
-      raise untrusted.refuse(where, f"names the file {file!r}", rule="a file beside the index")
+    _check_name(name, where)
+    if not isinstance(file, str) or "/" in file or not _is_printable(file):
+      said = ascii(file)[:80]
+      raise untrusted.refuse(where, f"names the file {said}", rule="a file beside the index")
     named.setdefault(file, set()).add(name)
   arrays: dict[str, StoredArray] = {}
   for file, names in sorted(named.items()):
@@ -142,6 +145,8 @@ def _open_file(path: pathlib.Path) -> dict[str, StoredArray]:
   raw = untrusted.read_bytes(path, _PREFIX + length)[_PREFIX:]
   entries = untrusted.parse_json(raw, path)
   entries.pop(_METADATA, None)
+  for name in entries:
+    _check_name(name, path)
   described = {name: _check_entry(entry, f"{path}: {name}") for name, entry in entries.items()}
   _check_places(described, size - _PREFIX - length, path)
   try:
@@ -159,6 +164,20 @@ def _open_file(path: pathlib.Path) -> dict[str, StoredArray]:
   }
 
 
+def _check_name(name: str, where: object) -> None:
+  """Raises for a name that messages cannot show."""
+  if not _is_printable(name):
+    raise untrusted.refuse(
+      where,
+      f"an array called {ascii(name)[:80]}",
+      rule=f"names are printable, of at most {_MAX_NAME} characters",
+    )
+
+
+def _is_printable(name: str) -> bool:
+  return name.isprintable() and len(name) <= _MAX_NAME
+
+
 _Described = tuple[tuple[int, ...], np.dtype, int, int]
 
 
@@ -168,7 +187,7 @@ def _check_entry(entry: object, where: str) -> _Described:
     raise untrusted.refuse(where, "not an object")
   code, offsets = entry.get("dtype"), entry.get("data_offsets")
   if not isinstance(code, str) or code not in _DTYPES:
-    raise untrusted.refuse(where, f"dtype {code!r}", rule=f"one of {', '.join(_DTYPES)}")
+    raise untrusted.refuse(where, f"dtype {repr(code)[:80]}", rule=f"one of {', '.join(_DTYPES)}")
   dtype = untrusted.check_dtype(_DTYPES[code], where)
   shape = untrusted.check_shape(entry.get("shape"), where, dtype)
   if not isinstance(offsets, list) or [type(place) for place in offsets] != [int, int]:

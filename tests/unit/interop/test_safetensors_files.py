@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import tracemalloc
 
@@ -139,6 +140,9 @@ LIES = {
   "no JSON": (file_of(b"{nothing"), "no valid JSON"),
   "not an object": (file_of([]), "not a JSON object"),
   "an array that is a list": (file_of({"a": []}), "a: not an object"),
+  "a name with a line break": (file_of({"a\n": entry()}, EIGHT), r"an array called 'a\\n'"),
+  "half of a character": (file_of({"\ud800": entry()}, EIGHT), r"an array called '\\ud800'"),
+  "a name of a megabyte": (file_of({"a" * (1 << 20): entry()}, EIGHT), "called 'aaaa.*at most 500"),
   "no dtype": (file_of({"a": {}}), "a: dtype None"),
   "an unknown dtype": (file_of({"a": entry("F8_E4M3")}), "a: dtype 'F8_E4M3'"),
   "a dtype that is a list": (file_of({"a": entry([])}), r"a: dtype \[\]"),
@@ -171,7 +175,7 @@ LIES = {
 @pytest.mark.parametrize(("content", "message"), LIES.values(), ids=LIES)
 def test_a_file_that_lies_is_refused_when_it_is_opened(tmp_path, content, message):
   (tmp_path / ONE_FILE).write_bytes(content)
-  with pytest.raises(CheckpointError, match=message):
+  with pytest.raises(CheckpointError, match=re.compile(message, re.DOTALL)):
     open_files(tmp_path)
 
 
@@ -234,6 +238,8 @@ def write_index(folder, weight_map) -> None:
     ({"x": "one.safetensors", "y": ".."}, "names the path '..'"),
     ({"x": "one.safetensors", "y": ""}, "names the path ''"),
     ({"x": "one.safetensors", "y": 2}, "names the file 2"),
+    ({"x": "one.safetensors", "y": "\ud800"}, r"names the file '\\ud800'"),
+    ({"x": "one.safetensors", "\x1b": "two.safetensors"}, r"an array called '\\x1b'"),
   ],
 )
 def test_an_index_that_lies_is_refused(shards, weight_map, message):
