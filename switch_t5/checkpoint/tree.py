@@ -65,14 +65,22 @@ def check_same_arrays(saved: dict[str, str], wanted: dict[str, str], where: str)
     return
   # Parameters first: what differs in the optimizer follows from them.
   lines.sort(key=lambda line: not line[2:].startswith("params/"))
+  remedy = (
+    "run with the configuration saved beside the checkpoint (config.gin), or choose another "
+    "MODEL_DIR to begin anew"
+  )
+  if not any(name.startswith("opt_state/") for name in saved):
+    remedy = (
+      "it has no optimizer state, as one that was imported: choose another MODEL_DIR, and begin "
+      f"with INITIAL_CHECKPOINT_PATH = '{where}'"
+    )
   raise CheckpointError(
     "The checkpoint is of another model or optimizer "
     "(- only in the checkpoint, + only in this run, ~ checkpoint -> this run):\n  "
     + indented(lines),
     value=where,
     rule="every array of the run is in the checkpoint, with the same shape and dtype",
-    remedy="run with the configuration saved beside the checkpoint (config.gin), or choose another "
-    "MODEL_DIR to begin anew",
+    remedy=remedy,
   )
 
 
