@@ -17,6 +17,7 @@ from switch_t5.errors import ConfigError, suggest
 from switch_t5.interop import convert, detect
 from switch_t5.interop.checkpoint import StoredCheckpoint
 from switch_t5.interop.model_shape import expected_shapes
+from switch_t5.interop.own_names import optimizer_obstacle
 from switch_t5.model.config import ModelConfig
 
 ACTIONS = ("import", "export")
@@ -70,10 +71,9 @@ def _import(command_line: CommandLine, source: StoredCheckpoint) -> None:
   if source.tokenizer is not None:
     shutil.copyfile(source.tokenizer, model_dir / TOKENIZER)
     print(f"Vocabulary: {model_dir / TOKENIZER}, for VOCABULARY_PATH")
-  if not any(name.startswith("state/param_states/") for name in source.arrays):
+  if obstacle := optimizer_obstacle(source):
     print(
-      "It has no optimizer state: a run starts from it with INITIAL_CHECKPOINT_PATH, `eval` takes it "
-      "as it is."
+      f"{obstacle}\n  So a run starts from it with INITIAL_CHECKPOINT_PATH; `eval` takes it as it is."
     )
   else:
     print(f"A run with MODEL_DIR = '{model_dir}' and Adafactor goes on from step {source.step}.")

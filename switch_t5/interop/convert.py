@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 from switch_t5.checkpoint.commit import rename_durably
+from switch_t5.checkpoint.listing import list_steps
 from switch_t5.checkpoint.manifest import fsync
 from switch_t5.errors import CheckpointError
 from switch_t5.interop import detect, huggingface, own, t5x_native, t5x_orbax, t5x_safetensors
@@ -47,10 +48,17 @@ def import_checkpoint(
   directory = model_dir.absolute() / "checkpoints"
   target = directory / f"checkpoint_{checkpoint.step}"
   _check_target(target, written_bytes(checkpoint, detect.OWN))
-  for leftover in directory.glob(f"{target.name}.*tmp*"):
-    shutil.rmtree(leftover)
-  directory.mkdir(parents=True, exist_ok=True)
+  if steps := list_steps(directory):
+    raise CheckpointError(
+      "There are checkpoints of a run already where the checkpoint would go.",
+      value=f"{directory}: steps {', '.join(map(str, steps))}",
+      rule="a run has one past: it would go on from the newest of them",
+      remedy="choose another --to",
+    )
   with _naming(target):
+    for leftover in directory.glob(f"{target.name}.*tmp*"):  # of a conversion that was killed
+      shutil.rmtree(leftover)
+    directory.mkdir(parents=True, exist_ok=True)
     return own.write_own(checkpoint, config, directory, config_text, progress)
 
 
@@ -87,19 +95,19 @@ def export_checkpoint(
     target = target / f"checkpoint_{checkpoint.step}"
   _check_target(target, written_bytes(checkpoint, kind))
   unfinished = target.with_name(target.name + _UNFINISHED)
-  if unfinished.exists():  # of a conversion that was killed
-    shutil.rmtree(unfinished)
-  unfinished.mkdir(parents=True)
   try:
     with _naming(target):
+      if unfinished.exists():  # of a conversion that was killed
+        shutil.rmtree(unfinished)
+      unfinished.mkdir(parents=True)
       writers[kind](checkpoint, unfinished, progress)
       _fsync_all(unfinished)
+      if target.exists():
+        target.rmdir()  # an empty folder of the user's
+      rename_durably(unfinished, target)
   except BaseException:
     shutil.rmtree(unfinished, ignore_errors=True)
     raise
-  if target.exists():
-    target.rmdir()  # an empty folder of the user's
-  rename_durably(unfinished, target)
   return target
 
 

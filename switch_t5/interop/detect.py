@@ -27,6 +27,7 @@ _OPEN = {
   SAFETENSORS: t5x_safetensors.open_t5x_safetensors,
 }
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_HUB = re.compile(r"[\w.-]+/([\w.-]+)", re.ASCII)
 _STEP = re.compile(r"checkpoint_(0|[1-9]\d{0,17})")
 _TENSORFLOW = b"model_checkpoint_path"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -57,7 +58,11 @@ def detect(path: str | pathlib.Path) -> tuple[str, pathlib.Path]:
   if given.is_file():
     return _detect_file(given), given
   if not given.is_dir():
-    raise _refuse(given, "a folder or a file that exists", None)
+    hub = _HUB.fullmatch(str(path))
+    remedy = (
+      f"if it is of Hugging Face's hub: `hf download {path} --local-dir {hub[1]}`" if hub else None
+    )
+    raise _refuse(given, "a folder or a file that exists", remedy)
   kind = _detect_folder(given)
   if kind is not None:
     return kind, given

@@ -26,16 +26,18 @@ from switch_t5.errors import CheckpointError
 from switch_t5.interop import names
 from switch_t5.interop.checkpoint import (
   PARAM_STATES,
+  PARAMETERS,
   SLOTS,
   StoredArray,
   StoredCheckpoint,
 )
 from switch_t5.interop.model_shape import blocks_and_repeats
 from switch_t5.interop.orbax_stream import StackedArray
-from switch_t5.model.config import ModelConfig
+from switch_t5.model.config import VOCAB_MULTIPLE, ModelConfig
 from switch_t5.model.definition import ModelDefinition
 
 FLOAT = np.dtype(np.float32)
+_TABLE = f"{PARAMETERS}token_embedder/embedding"
 
 
 def stack_parameters(checkpoint: StoredCheckpoint, config: ModelConfig) -> dict[str, StackedArray]:
@@ -56,35 +58,47 @@ def stack_parameters(checkpoint: StoredCheckpoint, config: ModelConfig) -> dict[
 def stack_adafactor(
   checkpoint: StoredCheckpoint, config: ModelConfig
 ) -> dict[str, StackedArray] | None:
-  """Returns Adafactor's state by our names, `v_row/encoder/blocks/...`; None if there is none.
+  """Returns Adafactor's state by our names, `v_row/encoder/blocks/...`.
+
+  None if there is no state that we can go on with (`optimizer_obstacle`).
 
   Raises:
-    CheckpointError: if there is some, but not all of it, or if it has momentum.
+    CheckpointError: if some of it is missing.
   """
-  states = {
-    name.removeprefix(PARAM_STATES): array
-    for name, array in checkpoint.arrays.items()
-    if name.startswith(PARAM_STATES)
-  }
-  if not states:
+  if optimizer_obstacle(checkpoint):
     return None
-  parameters = checkpoint.parameters()
+  states, parameters = _states(checkpoint), checkpoint.parameters()
   wanted = {f"{name}/{slot}" for name in parameters for slot in SLOTS}
   if missing := sorted(wanted ^ states.keys()):
     raise CheckpointError(
-      "The optimizer's state in the checkpoint is not Adafactor's, or not complete.",
+      "Adafactor's state in the checkpoint is not complete.",
       value=f"{checkpoint.path}: {missing[0]} and {len(missing) - 1} more",
-      rule="m, v, v_row and v_col of every parameter",
-      remedy="start from its parameters with INITIAL_CHECKPOINT_PATH",
+      rule="m, v, v_row and v_col of every parameter, and no others",
+      remedy="copy the checkpoint again, or start from its parameters with INITIAL_CHECKPOINT_PATH",
     )
   stacked: dict[str, StackedArray] = {}
   for slot in ("v_row", "v_col", "v"):
     pieces = {}
     for name, parameter in parameters.items():
-      _check_no_momentum(states[f"{name}/m"], f"{PARAM_STATES}{name}/m")
       pieces[name] = _own_slot(name, parameter, states, slot)
     stacked |= {f"{slot}/{name}": array for name, array in _stack(pieces, config).items()}
   return stacked
+
+
+def optimizer_obstacle(checkpoint: StoredCheckpoint) -> str:
+  """Returns why a run of ours cannot go on with a checkpoint's optimizer state; "" if it can."""
+  states, parameters = _states(checkpoint), checkpoint.parameters()
+  if not states:
+    return "There is no optimizer state in it."
+  if not any(f"{name}/{slot}" in states for name in parameters for slot in SLOTS):
+    return "Its optimizer state is not Adafactor's: left aside."
+  if any(name.endswith("/m") and array.shape != (1,) for name, array in states.items()):
+    return (
+      "Its Adafactor has momentum (beta1), which ours has not: the optimizer state is left aside."
+    )
+  if checkpoint.arrays[_TABLE].shape[0] % VOCAB_MULTIPLE:
+    return "Its table is padded with rows that have no optimizer state: the state is left aside."
+  return ""
 
 
 def load_params(checkpoint: StoredCheckpoint, definition: ModelDefinition) -> dict[str, Any]:
@@ -122,14 +136,13 @@ def _own_slot(
   return _as_float(stored)
 
 
-def _check_no_momentum(momentum: StoredArray, name: str) -> None:
-  if momentum.shape != (1,):
-    raise CheckpointError(
-      "The optimizer's state in the checkpoint has momentum (beta1), which our Adafactor has not.",
-      value=f"{name}: {momentum}",
-      rule="m has shape (1,), as T5's Adafactor leaves it",
-      remedy="start from its parameters with INITIAL_CHECKPOINT_PATH",
-    )
+def _states(checkpoint: StoredCheckpoint) -> dict[str, StoredArray]:
+  """Returns the optimizer's state by parameter and slot."""
+  return {
+    name.removeprefix(PARAM_STATES): array
+    for name, array in checkpoint.arrays.items()
+    if name.startswith(PARAM_STATES)
+  }
 
 
 def _stack(pieces: Mapping[str, StoredArray], config: ModelConfig) -> dict[str, StackedArray]:

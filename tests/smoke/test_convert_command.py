@@ -89,7 +89,7 @@ def test_a_t5x_run_is_continued_with_its_optimizer_and_its_step(folder, tmp_path
 def test_a_model_from_hugging_face_is_evaluated_as_it_was_and_started_from(folder, tmp_path):
   model_dir = tmp_path / "model"
   output = command("import", f"--from={folder / 'huggingface'}", f"--to={model_dir}")
-  assert "It has no optimizer state" in output
+  assert "There is no optimizer state in it." in output
   assert (model_dir / "spiece.model").exists()
   before, after = evaluate(folder, folder / "model"), evaluate(folder, model_dir)
   assert after.pop("step") == 0

@@ -14,6 +14,9 @@ from switch_t5.interop import convert, detect
 MODEL = stored.switch(num_encoder_layers=2, num_encoder_sparse_layers=1, num_decoder_layers=1)
 
 
+SMALL = stored.dense(num_encoder_layers=1, num_decoder_layers=1)
+
+
 def write(checkpoint, kind, folder):
   if kind == detect.OWN:
     return convert.import_checkpoint(checkpoint, folder, "", stored.ignore)
@@ -29,9 +32,9 @@ def test_through_all_formats_nothing_changes(tmp_path):
     stored.assert_same(checkpoint, wanted)
 
 
-@pytest.mark.parametrize("kind", detect.FORMATS)
+@pytest.mark.parametrize("kind", convert.EXPORTED)
 def test_what_is_there_is_not_overwritten(kind, tmp_path):
-  checkpoint = stored.checkpoint(stored.dense())
+  checkpoint = stored.checkpoint(SMALL, adafactor=False)
   path = write(checkpoint, kind, tmp_path / "a")
   before = sorted(path.rglob("*"))
   with pytest.raises(CheckpointError, match="nothing is overwritten"):
@@ -63,6 +66,20 @@ def test_what_a_killed_conversion_left_is_no_checkpoint_and_no_obstacle(tmp_path
     detect.detect(tmp_path)
   stored.assert_same(detect.open_checkpoint(write(checkpoint, "t5x", tmp_path)), checkpoint)
   assert [child.name for child in tmp_path.iterdir()] == ["checkpoint_7"]
+
+
+def test_a_run_gets_no_second_past(tmp_path):
+  first, second = (stored.checkpoint(SMALL, adafactor=False, step=step) for step in (7, 3))
+  write(first, detect.OWN, tmp_path)
+  with pytest.raises(CheckpointError, match="steps 7"):
+    write(second, detect.OWN, tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+  (tmp_path / "file").write_text("")
+  for kind in detect.FORMATS:
+    with pytest.raises(CheckpointError, match="file/a"):
+      write(stored.checkpoint(SMALL, adafactor=False), kind, tmp_path / "file" / "a")
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from switch_t5.checkpoint.manager import CheckpointManager
 from switch_t5.errors import CheckpointError
 from switch_t5.interop import own
 from switch_t5.interop.checkpoint import PARAM_STATES
+from switch_t5.interop.own_names import optimizer_obstacle, stack_adafactor
 from switch_t5.model.definition import define_model
 from switch_t5.optim.adafactor import AdafactorState, adafactor, num_batch_axes
 from switch_t5.sharding.mesh import MeshShape, make_mesh
@@ -147,13 +148,26 @@ def test_a_flipped_bit_is_named(tmp_path):
     own.open_own(path)
 
 
-def test_momentum_and_another_optimizers_state_are_refused(tmp_path):
-  model = stored.dense()
-  momentum, other = (stored.checkpoint(model) for _ in range(2))
-  name = f"{PARAM_STATES}encoder/encoder_norm/scale"
-  momentum.arrays[f"{name}/m"] = stored.array(np.ones(16, np.float32))
-  other.arrays.pop(f"{name}/v_row")
-  for checkpoint, said in ((momentum, "momentum"), (other, "not Adafactor's, or not complete")):
-    with pytest.raises(CheckpointError, match=said):
-      own.write_own(checkpoint, model, tmp_path, "", stored.ignore)
+NORM = f"{PARAM_STATES}encoder/encoder_norm/scale"
+
+
+def test_state_that_is_not_complete_is_refused(tmp_path):
+  checkpoint = stored.checkpoint(stored.dense())
+  checkpoint.arrays.pop(f"{NORM}/v_row")
+  with pytest.raises(CheckpointError, match="encoder/encoder_norm/scale/v_row"):
+    own.write_own(checkpoint, stored.dense(), tmp_path, "", stored.ignore)
   assert not list(tmp_path.glob("checkpoint_*"))
+
+
+def test_state_that_a_run_cannot_go_on_with_is_left_aside_with_the_reason(tmp_path):
+  model = stored.dense()
+  momentum, other, odd = (stored.checkpoint(m) for m in (model, model, stored.dense(vocab_size=99)))
+  momentum.arrays[f"{NORM}/m"] = stored.array(np.ones(16, np.float32))
+  for name in [name for name in other.arrays if name.startswith(PARAM_STATES)]:
+    values = other.arrays.pop(name)
+    other.arrays[name.replace(PARAM_STATES, f"{PARAM_STATES}0/mu/")] = values
+  for checkpoint, said in ((momentum, "momentum"), (other, "not Adafactor's"), (odd, "padded")):
+    assert said in optimizer_obstacle(checkpoint)
+    assert stack_adafactor(checkpoint, model) is None
+  path = own.write_own(momentum, model, tmp_path, "", stored.ignore)
+  assert not any(name.startswith(PARAM_STATES) for name in own.open_own(path).arrays)
