@@ -17,11 +17,13 @@ import hashlib
 import json
 import os
 import pathlib
+import stat
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
+_MAX_BYTES, _MAX_VALUES = 64 << 20, 1_000_000  # some 300,000 files: parsed, more take GBs
 _VERIFYING_THREADS = 4  # hashlib releases the GIL; more saturate few disks
 
 
@@ -103,18 +105,24 @@ def seal(directory: pathlib.Path, step: int, state: dict[str, str], processes: i
 
 def read_manifest(directory: pathlib.Path) -> Manifest | FileProblem:
   """Returns the manifest, or what is wrong with it."""
+  path = directory / MANIFEST
   try:
-    raw = (directory / MANIFEST).read_bytes()
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+      return FileProblem(MANIFEST, "unreadable", "is not a file")
+    with path.open("rb") as file:
+      raw = file.read(min(_MAX_BYTES + 1, os.fstat(file.fileno()).st_size))
   except FileNotFoundError:
     return FileProblem(MANIFEST, "missing", "is missing, so no file of this step can be trusted")
   except OSError as error:
     return FileProblem(MANIFEST, "unreadable", f"cannot be read ({error.strerror})")
+  if len(raw) > _MAX_BYTES or raw.count(b",") + raw.count(b"[") + raw.count(b"{") > _MAX_VALUES:
+    return FileProblem(MANIFEST, "changed", "is larger than any that is written")
   try:
     fields = json.loads(raw)
     files = {file: FileEntry(**entry) for file, entry in fields["files"].items()}
     manifest = Manifest(fields["step"], fields["committed"], fields["state"], files)
     intact = _render(manifest) == raw
-  except (ValueError, KeyError, TypeError, AttributeError):
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
     intact = False
   if not intact:
     return FileProblem(MANIFEST, "changed", "was changed after it was written (its own checksum)")
@@ -176,9 +184,12 @@ def fsync(path: pathlib.Path) -> None:
 
 def _check_size(directory: pathlib.Path, file: str, written: int) -> FileProblem | None:
   try:
-    now = (directory / file).stat().st_size
+    status = (directory / file).stat()
   except OSError as error:
     return FileProblem(file, "unreadable", f"cannot be read ({error.strerror})")
+  if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+    return FileProblem(file, "unreadable", "is not a file")
+  now = status.st_size
   if now != written:
     return FileProblem(file, "size", f"has {now:,} bytes; {written:,} were written")
   return None

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -147,3 +149,26 @@ def test_listing_and_verifying_import_neither_jax_nor_tensorflow():
     "assert not {'jax', 'tensorflow', 'orbax'} & set(sys.modules)"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+  "content",
+  [b"[" * 1_000_000, b'{"a":' * 200_000, b"[" + b"1," * 3_000_000 + b"1]", b" " * (65 << 20)],
+  ids=["lists in lists", "objects in objects", "numbers", "64 MiB"],
+)
+def test_a_manifest_that_would_take_the_memory_is_damaged(tmp_path, content):
+  path = make_checkpoint(tmp_path)
+  (path / manifest.MANIFEST).write_bytes(content)
+  started = time.process_time()
+  (problem,) = verify_checkpoint(path)
+  assert time.process_time() - started < 2
+  assert (problem.file, problem.kind) == (manifest.MANIFEST, "changed")
+
+
+@pytest.mark.parametrize("name", [manifest.MANIFEST, "empty"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+  path = make_checkpoint(tmp_path)
+  (path / name).unlink()
+  os.mkfifo(path / name)
+  (problem,) = verify_checkpoint(path)
+  assert (problem.file, problem.kind) == (name, "unreadable")
