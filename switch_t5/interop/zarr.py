@@ -67,9 +67,12 @@ def open_ocdbt(folder: pathlib.Path) -> dict[str, StoredArray]:
     try:
       return store.read(f"{array}/{file}").result().value[:limit]
     except (ValueError, OSError) as error:
-      raise untrusted.refuse(array, _first_line(error)) from error
+      raise untrusted.refuse(f"{folder}: {array}", _first_line(error)) from error
 
-  return {array: open_array(array, files[array], functools.partial(get, array)) for array in files}
+  return {
+    array: open_array(f"{folder}: {array}", files[array], functools.partial(get, array))
+    for array in files
+  }
 
 
 def open_array(name: str, keys: Iterable[str], get: Get) -> StoredArray:

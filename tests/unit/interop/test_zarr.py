@@ -75,6 +75,17 @@ def test_arrays_of_an_ocdbt_database_are_read_by_name(tmp_path):
     assert_same(found[name], array)
 
 
+def test_a_missing_chunk_of_a_database_is_said_with_its_folder(tmp_path):
+  store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{tmp_path}/"}}
+  metadata = {"shape": [4], "chunks": [2], "compressor": ZSTD}
+  spec = {"driver": "zarr", "dtype": "float32", "metadata": metadata}
+  array = ts.open(spec | {"kvstore": store | {"path": "a/"}}, create=True).result()
+  array.write(normal((4,))).result()
+  ts.KvStore.open(store).result().write("a/1", None).result()
+  with pytest.raises(CheckpointError, match=f"{tmp_path}: a: chunk 1 is missing: 1 of 2"):
+    zarr.open_ocdbt(tmp_path)
+
+
 @pytest.mark.parametrize("chunk", ["0.0", "1.1", "2.2"])
 def test_a_missing_chunk_is_an_error_and_not_zeros(tmp_path, chunk):
   write_zarr(tmp_path / "a", normal((5, 7)), (2, 3))
