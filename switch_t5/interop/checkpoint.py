@@ -21,10 +21,13 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from switch_t5.interop import untrusted
+
 PARAMETERS = "target/"
 PARAM_STATES = "state/param_states/"
 STEP = "state/step"
 SLOTS = ("m", "v", "v_row", "v_col")
+_MAX_STEP = (1 << 31) - 1  # steps are int32
 
 # Told of each array that is done: its name and its bytes.
 Progress = Callable[[str, int], None]
@@ -97,9 +100,42 @@ class StoredCheckpoint:
 
   @property
   def step(self) -> int:
-    """The training step; 0 where the format has none."""
+    """The training step; 0 where the format has none. Raises CheckpointError if it is no number of steps."""
     stored = self.arrays.get(STEP)
-    return 0 if stored is None else int(stored.read())
+    if stored is None:
+      return 0
+    if stored.shape or stored.dtype.kind not in "iu":
+      raise untrusted.refuse(f"{self.path}: {STEP}", str(stored), rule="one whole number")
+    step = int(stored.read())
+    if not 0 <= step <= _MAX_STEP:
+      raise untrusted.refuse(f"{self.path}: {STEP}", f"{step}", rule=f"0 to {_MAX_STEP:,}")
+    return step
+
+
+def check_kinds(checkpoint: StoredCheckpoint) -> None:
+  """Raises CheckpointError if an array cannot be what its name says.
+
+  Parameters and second moments are floats; m, v, v_row and v_col are of the parameter's shape, of that
+  without one axis, or of shape (1,).
+  """
+  parameters = checkpoint.parameters()
+  for name, array in checkpoint.arrays.items():
+    parameter, _, slot = name.removeprefix(PARAM_STATES).rpartition("/")
+    is_slot = name.startswith(PARAM_STATES) and slot in SLOTS and parameter in parameters
+    if not is_slot and not name.startswith(PARAMETERS):
+      continue
+    where = f"{checkpoint.path}: {name}"
+    if array.dtype.name not in untrusted.FLOATS:
+      raise untrusted.refuse(where, str(array), rule=f"one of {', '.join(untrusted.FLOATS)}")
+    if is_slot:
+      whole = parameters[parameter].shape
+      factors = [whole[:i] + whole[i + 1 :] for i in range(len(whole))] if len(whole) > 1 else []
+      if array.shape not in ((1,), whole, *factors):
+        raise untrusted.refuse(
+          where,
+          f"{array} of the parameter {parameters[parameter]}",
+          rule="the parameter's shape, that without one axis, or (1,)",
+        )
 
 
 def flatten(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -10,7 +10,7 @@ from switch_t5.checkpoint.manager import DATA_STATE
 from switch_t5.checkpoint.manifest import MANIFEST
 from switch_t5.errors import CheckpointError
 from switch_t5.interop import huggingface, own, t5x_native, t5x_orbax, t5x_safetensors
-from switch_t5.interop.checkpoint import StoredCheckpoint
+from switch_t5.interop.checkpoint import StoredCheckpoint, check_kinds
 
 OWN, T5X, ORBAX, HUGGING_FACE, SAFETENSORS = FORMATS = (
   "switch_t5",
@@ -34,9 +34,15 @@ _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def open_checkpoint(path: str | pathlib.Path) -> StoredCheckpoint:
-  """Opens the checkpoint at a path; see `detect`."""
+  """Opens the checkpoint at a path; see `detect`.
+
+  Raises:
+    CheckpointError: if there is none that is read, or if it says what cannot be.
+  """
   kind, found = detect(path)
-  return _OPEN[kind](found)
+  checkpoint = _OPEN[kind](found)
+  check_kinds(checkpoint)
+  return checkpoint
 
 
 def detect(path: str | pathlib.Path) -> tuple[str, pathlib.Path]:

@@ -43,7 +43,6 @@ _SHARED, _HEAD = "shared.weight", "lm_head.weight"
 _STACK_TABLES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _CROSS_BIAS = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.ckpt", "*.pkl")
-_FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
 def open_huggingface(path: pathlib.Path) -> StoredCheckpoint:
@@ -173,8 +172,10 @@ def _by_t5x_name(
     found = names.find_huggingface(name, model_type)
     if found is None:
       raise _unknown(path, name, model_type)
-    if array.dtype.name not in _FLOATS:
-      raise untrusted.refuse(path, f"{name} is {array}", rule=f"one of {', '.join(_FLOATS)}")
+    if array.dtype.name not in untrusted.FLOATS:
+      raise untrusted.refuse(
+        path, f"{name} is {array}", rule=f"one of {', '.join(untrusted.FLOATS)}"
+      )
     piece = _transposed(path, name, array) if found.row.transposed else array
     pieces.setdefault(found.t5x, {})[found.expert] = piece
   most = max((len(by_expert) for by_expert in pieces.values()), default=0)

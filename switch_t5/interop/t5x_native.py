@@ -73,7 +73,7 @@ def open_t5x(path: pathlib.Path) -> StoredCheckpoint:
   arrays = {}
   for name, leaf in _leaves({part: tree.get(part) for part in _KEPT}, ""):
     if leaf is not None:
-      arrays[name] = _open_leaf(name, leaf, file.parent, folders)
+      arrays[name] = _open_leaf(name, leaf, file, folders)
   if not any(name.startswith(PARAMETERS) for name in arrays):
     raise untrusted.refuse(file, "it has no parameters", rule="its target has at least one array")
   stored = {name.rpartition("/")[0] for name in files if name.endswith(f"/{zarr.METADATA}")}
@@ -148,35 +148,34 @@ def _leaves(node: object, path: str) -> Iterator[tuple[str, object]]:
     yield path, node
 
 
-def _open_leaf(
-  name: str, leaf: object, folder: pathlib.Path, folders: dict[str, str]
-) -> StoredArray:
+def _open_leaf(name: str, leaf: object, file: pathlib.Path, folders: dict[str, str]) -> StoredArray:
   """Opens one array.
 
   Args:
     name: of the array.
     leaf: what stands in the file for it.
-    folder: of the file.
+    file: the msgpack file, beside which folders lie.
     folders: the arrays' folders so far, each with the array's name; its own is added.
   """
   if isinstance(leaf, StoredArray):
     return leaf
   if isinstance(leaf, int) and not isinstance(leaf, bool) and abs(leaf) < 1 << 63:
     return StoredArray((), np.dtype(np.int64), lambda: np.asarray(leaf, np.int64))
+  where = f"{file}: {name}"
   if isinstance(leaf, dict):
-    relative = _path_of(leaf, name)
+    relative = _path_of(leaf, where)
   elif isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
     relative = leaf.removeprefix(_PLACEHOLDER)
   else:
-    raise untrusted.refuse(name, f"{str(leaf)[:80]!r} in place of an array")
-  place = untrusted.contained(folder, relative, name)
-  relative = str(place.relative_to(folder))
+    raise untrusted.refuse(where, f"{str(leaf)[:80]!r} in place of an array")
+  place = untrusted.contained(file.parent, relative, where)
+  relative = str(place.relative_to(file.parent))
   if relative in folders:
-    raise untrusted.refuse(name, f"its folder {relative} is that of {folders[relative]} too")
+    raise untrusted.refuse(where, f"its folder {relative} is that of {folders[relative]} too")
   folders[relative] = name
-  array = zarr.open_folder(place, name)
+  array = zarr.open_folder(place, where)
   if isinstance(leaf, dict):
-    _check_agrees(leaf, array, name)
+    _check_agrees(leaf, array, where)
   return array
 
 

@@ -37,7 +37,7 @@ def open_t5x_orbax(path: pathlib.Path) -> StoredCheckpoint:
     stored = zarr.open_ocdbt(folder)
   else:
     stored = {
-      child.name: zarr.open_folder(child, child.name)
+      child.name: zarr.open_folder(child, f"{folder}: {child.name}")
       for child in sorted(folder.iterdir())
       if (child / zarr.METADATA).exists()
     }

@@ -32,6 +32,7 @@ DTYPES = {
     *(np.int32, np.int64, np.uint32),
   )
 }
+FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
 def refuse(path: object, why: str, *, rule: str | None = None, remedy: str | None = None):

@@ -93,8 +93,8 @@ def test_chunks_and_compressor_of_the_array_s_own_metadata_win(tmp_path):
 
 
 def test_a_step_that_is_a_python_number_is_read(tmp_path):
-  write_orbax(tmp_path, TREE | {"state": {"step": 2**40}}, chunks=CHUNKS)
-  assert open_t5x(tmp_path).step == 2**40
+  write_orbax(tmp_path, TREE | {"state": {"step": 2**30}}, chunks=CHUNKS)
+  assert open_t5x(tmp_path).step == 2**30
 
 
 def test_what_is_left_aside_is_said(tmp_path):
