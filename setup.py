@@ -39,7 +39,13 @@ REQUIREMENTS = [
 # Hugging Face's own models, which exported checkpoints are held against. Transformers 5.0 to 5.15 route
 # wrongly (no token is ever dropped), up to 5.10 relative positions reach the first layer only.
 INTEROP = ["torch==2.13.0", "transformers>=5.20,<6"]
-DEVELOPMENT = ["mypy>=2.4,<3", "pytest>=9.2,<10", "ruff>=0.17.6,<0.18", "setuptools>=77,<85"]
+DEVELOPMENT = [
+  "mypy>=2.4,<3",
+  "pytest>=9.2,<10",
+  "pytest-xdist>=3.8,<4",
+  "ruff>=0.17.6,<0.18",
+  "setuptools>=77,<85",
+]
 
 setup(
   name="switch_t5",

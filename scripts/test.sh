@@ -7,4 +7,5 @@ set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 enter_environment
 export SWITCH_T5_TEST_CACHE=${SWITCH_T5_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/switch_t5/tests}
-exec "$VENV_PYTHON" -m pytest "$@"
+# Each file's tests in one process, so that what they share is compiled once; `-n 0` for a single one.
+exec "$VENV_PYTHON" -m pytest -n auto --maxprocesses=4 --dist loadfile "$@"
