@@ -92,7 +92,7 @@ class _Scan:
   def root(self) -> dict[str, Any]:
     tree = self._node()
     if not isinstance(tree, dict):
-      raise self._refuse("not a dictionary")
+      raise self._refuse("not a dictionary", "T5X's file is msgpack, a dictionary of all arrays")
     if self._at != len(self._data):
       raise self._refuse(f"{len(self._data) - self._at:,} bytes after its end")
     return tree
