@@ -33,7 +33,10 @@ class SwitchT5Error(Exception):
       lines.append(f"  rule:   {rule}")
     if remedy is not None:
       lines.append(f"  remedy: {remedy}")
-    super().__init__("\n".join(lines))
+    # A value can be a name in a file of others: a terminal must not obey it.
+    text = "\n".join(lines)
+    shown = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    super().__init__("".join(shown))
 
 
 class ConfigError(SwitchT5Error):

@@ -113,13 +113,15 @@ class StoredCheckpoint:
 
 
 def check_kinds(checkpoint: StoredCheckpoint) -> None:
-  """Raises CheckpointError if an array cannot be what its name says.
+  """Raises CheckpointError if an array cannot be what its name says, or has a name to be shown to nobody.
 
   Parameters and second moments are floats; m, v, v_row and v_col are of the parameter's shape, of that
   without one axis, or of shape (1,).
   """
   parameters = checkpoint.parameters()
   for name, array in checkpoint.arrays.items():
+    if not name.isprintable():
+      raise untrusted.refuse(checkpoint.path, f"the name {name!a}", rule="names are printable")
     parameter, _, slot = name.removeprefix(PARAM_STATES).rpartition("/")
     is_slot = name.startswith(PARAM_STATES) and slot in SLOTS and parameter in parameters
     if not is_slot and not name.startswith(PARAMETERS):

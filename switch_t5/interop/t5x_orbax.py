@@ -30,7 +30,7 @@ def open_t5x_orbax(path: pathlib.Path) -> StoredCheckpoint:
   Raises:
     CheckpointError: if it is not complete or says what cannot be.
   """
-  folder = path if (path / METADATA).exists() else path / ITEM
+  folder = path if (path / METADATA).exists() else untrusted.contained(path, ITEM, path)
   untrusted.walk(folder)
   listed = dict(_listed(untrusted.read_json(folder / METADATA), folder / METADATA))
   if (folder / _DATABASE).exists():

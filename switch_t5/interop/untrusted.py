@@ -114,16 +114,20 @@ def contained(folder: pathlib.Path, relative: object, where: object) -> pathlib.
   """
   text = relative if isinstance(relative, str) else ""
   parts = text.removesuffix("/").split("/")
-  if not text or "\0" in text or "\\" in text or any(part in ("", ".", "..") for part in parts):
+  if not text.isprintable() or "\\" in text or any(part in ("", ".", "..") for part in parts):
     raise refuse(
       where,
-      f"names the path {relative!r}",
+      f"names the path {ascii(relative)[:300]}",
       rule="paths in a checkpoint are relative, and have no . or .. in them",
     )
   path = folder
   for part in parts:
     path = path / part
-    if path.is_symlink():
+    try:
+      is_link = path.is_symlink()
+    except OSError as error:  # a name that is too long
+      raise refuse(where, f"names {str(path)[:300]}: {error.strerror}") from error
+    if is_link:
       raise refuse(where, f"{path} is a link", rule="a checkpoint has its own files and no links")
   return path
 

@@ -64,3 +64,8 @@ def test_a_step_that_is_none_is_refused(step):
 
 def test_the_largest_step_is_read():
   assert changed(**{STEP: np.asarray((1 << 31) - 1)}).step == (1 << 31) - 1
+
+
+def test_a_name_that_a_terminal_would_obey_is_refused():
+  with pytest.raises(CheckpointError, match=r"memory: the name 'state/.x1b.2J'"):
+    check_kinds(changed(**{"state/\x1b[2J": np.zeros(2, np.float32)}))

@@ -129,3 +129,10 @@ def test_a_damaged_database_is_an_error(wanted, tmp_path):
   database.write_bytes(database.read_bytes()[:-1] + b"x")
   with pytest.raises(CheckpointError, match="state"):
     open_t5x_orbax(tmp_path / "checkpoint_7")
+
+
+def test_a_state_that_lies_elsewhere_is_refused(folders, tmp_path):
+  (tmp_path / "checkpoint_7").mkdir()
+  (tmp_path / "checkpoint_7" / "state").symlink_to(folders)
+  with pytest.raises(CheckpointError, match="state is a link"):
+    open_t5x_orbax(tmp_path / "checkpoint_7")
