@@ -113,31 +113,48 @@ class StoredCheckpoint:
 
 
 def check_kinds(checkpoint: StoredCheckpoint) -> None:
-  """Raises CheckpointError if an array cannot be what its name says, or has a name to be shown to nobody.
+  """Raises CheckpointError if an array cannot be what its name says, or has a name that nobody could read.
 
-  Parameters and second moments are floats; m, v, v_row and v_col are of the parameter's shape, of that
-  without one axis, or of shape (1,).
+  Parameters and second moments are floats. A parameter has a second moment v of its shape, or v_row and
+  v_col of its shape without one axis; what it does not use has shape (1,).
   """
   parameters = checkpoint.parameters()
   for name, array in checkpoint.arrays.items():
     if not name.isprintable():
       raise untrusted.refuse(checkpoint.path, f"the name {name!a}", rule="names are printable")
-    parameter, _, slot = name.removeprefix(PARAM_STATES).rpartition("/")
-    is_slot = name.startswith(PARAM_STATES) and slot in SLOTS and parameter in parameters
-    if not is_slot and not name.startswith(PARAMETERS):
-      continue
-    where = f"{checkpoint.path}: {name}"
-    if array.dtype.name not in untrusted.FLOATS:
-      raise untrusted.refuse(where, str(array), rule=f"one of {', '.join(untrusted.FLOATS)}")
-    if is_slot:
-      whole = parameters[parameter].shape
-      factors = [whole[:i] + whole[i + 1 :] for i in range(len(whole))] if len(whole) > 1 else []
-      if array.shape not in ((1,), whole, *factors):
-        raise untrusted.refuse(
-          where,
-          f"{array} of the parameter {parameters[parameter]}",
-          rule="the parameter's shape, that without one axis, or (1,)",
-        )
+    is_float = array.dtype.name in untrusted.FLOATS
+    if not is_float and (name.startswith(PARAMETERS) or name.rpartition("/")[2] in SLOTS):
+      raise untrusted.refuse(
+        f"{checkpoint.path}: {name}", str(array), rule=f"one of {', '.join(untrusted.FLOATS)}"
+      )
+  for name, parameter in parameters.items():
+    slots = {slot: checkpoint.arrays.get(f"{PARAM_STATES}{name}/{slot}") for slot in SLOTS}
+    _check_slots(f"{checkpoint.path}: {PARAM_STATES}{name}", parameter, slots)
+
+
+def _check_slots(
+  where: str, parameter: StoredArray, slots: Mapping[str, StoredArray | None]
+) -> None:
+  """Raises CheckpointError if what is there of Adafactor's state is not that of a parameter."""
+  unused, whole = (1,), parameter.shape
+  factors = [whole[:i] + whole[i + 1 :] for i in range(len(whole))] if len(whole) > 1 else []
+  for slot, array in slots.items():
+    allowed = (unused, *(factors if slot in ("v_row", "v_col") else [whole]))
+    if array is not None and array.shape not in allowed:
+      raise untrusted.refuse(
+        f"{where}/{slot}",
+        f"{array} of the parameter {parameter}",
+        rule=" or ".join(str(list(shape)) for shape in allowed),
+      )
+  v, v_row, v_col = (slots[slot] for slot in ("v", "v_row", "v_col"))
+  if v is None or v_row is None or v_col is None or whole == unused:
+    return
+  if len({v.shape == unused, v_row.shape != unused, v_col.shape != unused}) > 1:
+    raise untrusted.refuse(
+      where,
+      f"v {v}, v_row {v_row}, v_col {v_col}",
+      rule="v is used, or v_row and v_col are; what is not has shape (1,)",
+    )
 
 
 def flatten(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

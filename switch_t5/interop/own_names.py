@@ -28,6 +28,7 @@ from switch_t5.interop.checkpoint import (
   PARAM_STATES,
   PARAMETERS,
   SLOTS,
+  STEP,
   StoredArray,
   StoredCheckpoint,
 )
@@ -69,11 +70,12 @@ def stack_adafactor(
     return None
   states, parameters = _states(checkpoint), checkpoint.parameters()
   wanted = {f"{name}/{slot}" for name in parameters for slot in SLOTS}
-  if missing := sorted(wanted ^ states.keys()):
+  without_step = [] if STEP in checkpoint.arrays else [STEP]
+  if missing := sorted(wanted ^ states.keys()) + without_step:
     raise CheckpointError(
       "Adafactor's state in the checkpoint is not complete.",
       value=f"{checkpoint.path}: {missing[0]} and {len(missing) - 1} more",
-      rule="m, v, v_row and v_col of every parameter, and no others",
+      rule="m, v, v_row and v_col of every parameter, no others, and the step",
       remedy="copy the checkpoint again, or start from its parameters with INITIAL_CHECKPOINT_PATH",
     )
   stacked: dict[str, StackedArray] = {}

@@ -14,6 +14,7 @@ from switch_t5.interop.checkpoint import PARAM_STATES, PARAMETERS, STEP, check_k
 
 SCALE = "encoder/encoder_norm/scale"
 EXPERTS = "encoder/layers_1/mlp/expert/wi/kernel"
+KERNEL = "encoder/layers_0/attention/query/kernel"
 
 
 def changed(**arrays: np.ndarray):
@@ -42,6 +43,18 @@ def test_a_second_moment_of_another_shape_is_refused(parameter, slot, shape):
   name = f"{PARAM_STATES}{parameter}/{slot}"
   with pytest.raises(CheckpointError, match=f"{name}: float32"):
     check_kinds(changed(**{name: np.zeros(shape, np.float32)}))
+
+
+@pytest.mark.parametrize(
+  "name, shape",
+  [
+    *((f"{EXPERTS}/v", (4, 16, 32)), (f"{EXPERTS}/v_row", (1,)), (f"{EXPERTS}/v_col", (1,))),
+    *((f"{SCALE}/v", (1,)), (f"{KERNEL}/v_row", (16,)), (f"{KERNEL}/v_col", (16,))),
+  ],
+)
+def test_a_second_moment_is_whole_or_in_two_factors(name, shape):
+  with pytest.raises(CheckpointError, match=f"{name.rpartition('/')[0]}: v float32"):
+    check_kinds(changed(**{PARAM_STATES + name: np.zeros(shape, np.float32)}))
 
 
 @pytest.mark.parametrize(

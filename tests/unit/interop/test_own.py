@@ -13,7 +13,7 @@ from switch_t5.checkpoint.listing import verify_checkpoint
 from switch_t5.checkpoint.manager import CheckpointManager
 from switch_t5.errors import CheckpointError
 from switch_t5.interop import own
-from switch_t5.interop.checkpoint import PARAM_STATES
+from switch_t5.interop.checkpoint import PARAM_STATES, STEP
 from switch_t5.interop.own_names import optimizer_obstacle, stack_adafactor
 from switch_t5.model.definition import define_model
 from switch_t5.optim.adafactor import AdafactorState, adafactor, num_batch_axes
@@ -151,10 +151,11 @@ def test_a_flipped_bit_is_named(tmp_path):
 NORM = f"{PARAM_STATES}encoder/encoder_norm/scale"
 
 
-def test_state_that_is_not_complete_is_refused(tmp_path):
+@pytest.mark.parametrize("name", [f"{NORM}/v_row", STEP])
+def test_state_that_is_not_complete_is_refused(name, tmp_path):
   checkpoint = stored.checkpoint(stored.dense())
-  checkpoint.arrays.pop(f"{NORM}/v_row")
-  with pytest.raises(CheckpointError, match="encoder/encoder_norm/scale/v_row"):
+  checkpoint.arrays.pop(name)
+  with pytest.raises(CheckpointError, match=name.removeprefix(PARAM_STATES)):
     own.write_own(checkpoint, stored.dense(), tmp_path, "", stored.ignore)
   assert not list(tmp_path.glob("checkpoint_*"))
 
