@@ -121,7 +121,7 @@ def read_manifest(directory: pathlib.Path) -> Manifest | FileProblem:
     fields = json.loads(raw)
     files = {file: FileEntry(**entry) for file, entry in fields["files"].items()}
     manifest = Manifest(fields["step"], fields["committed"], fields["state"], files)
-    intact = _render(manifest) == raw
+    intact = _render(manifest) == raw and _is_well_formed(manifest)
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
     intact = False
   if not intact:
@@ -236,6 +236,14 @@ def _hash_durably(path: pathlib.Path) -> FileEntry:
 
 def _partial(process: int) -> str:
   return f"manifest.process_{process}.json"
+
+
+def _is_well_formed(manifest: Manifest) -> bool:
+  """Returns whether every field has its type: a checksum can be made for anything."""
+  numbers = [manifest.step, *(entry.bytes for entry in manifest.files.values())]
+  texts = [manifest.committed, *manifest.state.values()]
+  texts += [entry.sha256 for entry in manifest.files.values()]
+  return {type(number) for number in numbers} == {int} and {type(t) for t in texts} == {str}
 
 
 def _render(manifest: Manifest) -> bytes:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -172,3 +174,25 @@ def test_a_pipe_is_not_waited_for(tmp_path, name):
   os.mkfifo(path / name)
   (problem,) = verify_checkpoint(path)
   assert (problem.file, problem.kind) == (name, "unreadable")
+
+
+def test_fields_of_other_types_are_damage_whatever_the_checksum(tmp_path):
+  path = make_checkpoint(tmp_path) / manifest.MANIFEST
+  good = json.loads(path.read_text())
+  good.pop("sha256")
+  entry = good["files"]["empty"]
+  for change in (
+    {"step": 7.0},
+    {"committed": None},
+    {"state": ["w"]},
+    {"state": {"w": 3}},
+    {"files": {"empty": entry | {"bytes": [0]}}},
+    {"files": {"empty": entry | {"bytes": True}}},
+    {"files": {"empty": entry | {"sha256": None}}},
+    {"files": [entry]},
+  ):
+    fields = good | change
+    fields["sha256"] = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(fields, sort_keys=True, indent=1) + "\n")
+    (problem,) = verify_checkpoint(path.parent)
+    assert (problem.file, problem.kind) == (manifest.MANIFEST, "changed"), change
