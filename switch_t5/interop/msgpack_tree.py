@@ -98,8 +98,12 @@ class _Scan:
     return tree
 
   def _refuse(self, why: str, rule: str | None = None) -> CheckpointError:
-    where = "/".join(self._keys)[:300]
-    return untrusted.refuse(f"{self._path}: {where}" if where else self._path, why, rule=rule)
+    return untrusted.refuse(self._where(), why, rule=rule)
+
+  def _where(self) -> str:
+    """Returns the file, and where in it the scan is, for messages."""
+    keys = "/".join(self._keys)[:300]
+    return f"{self._path}: {keys}" if keys else str(self._path)
 
   def _header(self) -> tuple[str, Any]:
     """Returns the kind of what comes, and its value or its length, which the file has room for."""
@@ -180,7 +184,7 @@ class _Scan:
       raise self._refuse("an array that is not [shape, dtype, bytes]")
     axes = self._expect("list")
     sizes = [self._expect("value") for _ in range(min(axes, untrusted.MAX_AXES + 1))]
-    where = "/".join(self._keys)[:300]
+    where = self._where()
     dtype = untrusted.check_dtype(self._text(self._expect("text")), where)
     shape = untrusted.check_shape(sizes, where, dtype)
     size = self._expect("bytes")
@@ -201,7 +205,7 @@ class _Scan:
     dtype = dtypes.pop() if len(dtypes) == 1 else None
     if dtype is None or any(len(piece.shape) != 1 for piece in pieces):
       raise self._refuse("pieces that are not flat arrays of one dtype")
-    shape = untrusted.check_shape(sizes, "/".join(self._keys)[:300], dtype)
+    shape = untrusted.check_shape(sizes, self._where(), dtype)
     total = sum(piece.shape[0] for piece in pieces)
     if total != math.prod(shape):
       raise self._refuse(f"pieces of {total:,} numbers for shape {shape}")
@@ -226,7 +230,7 @@ def _read_array(
   except OSError as error:
     raise untrusted.refuse(name, str(error.strerror)) from error
   if size != array.nbytes:
-    raise untrusted.refuse(name, f"{path} has become shorter")
+    raise untrusted.refuse(name, "the file has become shorter")
   return array
 
 
