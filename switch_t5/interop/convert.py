@@ -32,7 +32,8 @@ Write = Callable[[StoredCheckpoint, pathlib.Path, Progress], None]
 
 def model_of(checkpoint: StoredCheckpoint) -> ModelConfig:
   """Returns the model that a checkpoint holds; see `deduce_model`."""
-  return deduce_model({name: array.shape for name, array in checkpoint.parameters().items()})
+  shapes = {name: array.shape for name, array in checkpoint.parameters().items()}
+  return deduce_model(shapes, checkpoint.path)
 
 
 def import_checkpoint(

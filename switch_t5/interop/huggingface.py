@@ -66,7 +66,7 @@ def open_huggingface(path: pathlib.Path) -> StoredCheckpoint:
   if _SHARED in stored:
     stored[_SHARED] = _one_table(path, stored[_SHARED], tables)
   parameters = _by_t5x_name(path, stored, model_type)
-  model = deduce_model({name: array.shape for name, array in parameters.items()})
+  model = deduce_model({name: array.shape for name, array in parameters.items()}, path)
   check_claims(config, model, path)
   if "auto_map" in config:
     notes.append("The code that its auto_map names is not used.")
@@ -104,7 +104,8 @@ def write_huggingface(
     CheckpointError: before anything is written, if Hugging Face's classes cannot hold the model.
   """
   parameters = checkpoint.parameters()
-  model = deduce_model({name: array.shape for name, array in parameters.items()})
+  shapes = {name: array.shape for name, array in parameters.items()}
+  model = deduce_model(shapes, checkpoint.path)
   dtypes = {array.dtype.name for array in parameters.values()}
   config = make_config(model, dtypes.pop() if len(dtypes) == 1 else "float32")
   arrays = _by_huggingface_name(parameters, config["model_type"])

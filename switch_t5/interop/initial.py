@@ -65,4 +65,4 @@ def _model_of(checkpoint: StoredCheckpoint, model: ModelConfig) -> ModelConfig:
   same = dataclasses.replace(model, vocab_size=rows) if rows else model
   if same.padded_vocab_size == model.padded_vocab_size and expected_shapes(same) == shapes:
     return same
-  return deduce_model(shapes)
+  return deduce_model(shapes, checkpoint.path)

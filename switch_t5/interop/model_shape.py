@@ -23,15 +23,24 @@ _TABLE = "token_embedder/embedding"
 _BIAS = "encoder/relpos_bias/rel_embedding"
 
 
-def deduce_model(shapes: Mapping[str, Shape]) -> ModelConfig:
+def deduce_model(shapes: Mapping[str, Shape], where: object) -> ModelConfig:
   """Returns the model whose parameters these are; its routing and rates are the defaults.
 
   Args:
     shapes: by T5X's names, e.g. `encoder/layers_0/mlp/wi/kernel`; all of them.
+    where: the checkpoint, for the message.
 
   Raises:
     CheckpointError: with each name that is missing, unknown or of a shape that does not fit.
   """
+  try:
+    return _deduce(shapes)
+  except CheckpointError as error:
+    value = where if error.value is None else f"{where}: {error.value}"
+    raise CheckpointError(error.what, value=value, rule=error.rule, remedy=error.remedy) from None
+
+
+def _deduce(shapes: Mapping[str, Shape]) -> ModelConfig:
   vocab_size, d_model = _axes(shapes, _TABLE, 2)
   num_heads, buckets = _axes(shapes, _BIAS, 2)
   joined = _axes(shapes, "encoder/layers_0/attention/query/kernel", 2)[1]

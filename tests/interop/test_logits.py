@@ -107,7 +107,8 @@ def make_batch() -> HostBatch:
 
 
 def model_of(checkpoint: StoredCheckpoint) -> ModelConfig:
-  return deduce_model({name: array.shape for name, array in checkpoint.parameters().items()})
+  shapes = {name: array.shape for name, array in checkpoint.parameters().items()}
+  return deduce_model(shapes, checkpoint.path)
 
 
 def our_logits(checkpoint: StoredCheckpoint, batch: HostBatch) -> np.ndarray:

@@ -30,7 +30,7 @@ MODELS = [
 )
 def test_a_model_is_known_from_the_shapes_of_its_arrays(model):
   shapes = expected_shapes(model)
-  deduced = deduce_model(shapes)
+  deduced = deduce_model(shapes, "here")
   assert expected_shapes(deduced) == shapes
   for stack in ("encoder", "decoder"):
     assert sparse_layers(deduced, stack) == sparse_layers(model, stack)
@@ -86,8 +86,9 @@ def test_what_is_no_model_is_refused_by_name_at_once(change, named):
   shapes = changed(change)
   started = time.monotonic()
   with pytest.raises(CheckpointError) as error:
-    deduce_model(shapes)
+    deduce_model(shapes, "here")
   assert named in str(error.value)
+  assert "value:  here" in str(error.value)
   assert time.monotonic() - started < 1
 
 
@@ -100,5 +101,5 @@ def test_sparse_layers_in_places_no_layout_has_are_refused():
     for name, shape in expected_shapes(stored.switch()).items()
   }
   with pytest.raises(CheckpointError, match="sparse layers of the encoder are 0, 2 of 4") as error:
-    deduce_model(shapes)
+    deduce_model(shapes, "here")
   assert "mixed" in str(error.value)
