@@ -54,6 +54,7 @@ def open_own(path: pathlib.Path) -> StoredCheckpoint:
   Raises:
     CheckpointError: if it is damaged.
   """
+  zarr.check_files(path)
   problems = verify_checkpoint(path)
   manifest = read_manifest(path)
   if problems or not isinstance(manifest, Manifest):

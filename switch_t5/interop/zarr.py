@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 import pathlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ from switch_t5.interop.checkpoint import StoredArray
 METADATA = ".zarray"
 MAX_CHUNK_BYTES = 1 << 34
 _MAX_METADATA_BYTES = 1 << 16
+_MAX_MANIFEST_BYTES = 64 << 20
+_MAX_HOLES = 256 << 20  # bytes of a file that were never written
 _MAX_OVERHEAD = 1 << 12  # of a compressor, where nothing can be compressed
 _MAX_ZSTD_WINDOW = 1 << 27
 _DTYPES = {"<f2": "float16", "<f4": "float32", "<f8": "float64", "<i4": "int32", "<i8": "int64"}
@@ -51,7 +54,7 @@ def open_folder(folder: pathlib.Path, name: str) -> StoredArray:
 
 def open_ocdbt(folder: pathlib.Path) -> dict[str, StoredArray]:
   """Opens all arrays of an OCDBT database, by their name in it, e.g. `target.decoder.bias`."""
-  untrusted.walk(folder)  # no links: the driver itself refuses keys that lead out of the folder
+  check_files(folder)
   try:
     spec = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder.absolute()}/"}}
     store = ts.KvStore.open(spec).result()
@@ -73,6 +76,29 @@ def open_ocdbt(folder: pathlib.Path) -> dict[str, StoredArray]:
     array: open_array(f"{folder}: {array}", files[array], functools.partial(get, array))
     for array in files
   }
+
+
+def check_files(folder: pathlib.Path) -> None:
+  """Refuses a database with links, or with a file that is read without end or takes GBs of memory.
+
+  TensorStore reads manifests, and nodes of any length, whole; keys that lead out of the folder it
+  refuses itself.
+  """
+  for name in untrusted.walk(folder):
+    path = folder / name
+    try:
+      with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        holes = status.st_size - 512 * status.st_blocks
+        # Some file systems count no blocks; they know of no holes either.
+        if holes > _MAX_HOLES and os.lseek(file.fileno(), 0, os.SEEK_HOLE) < status.st_size:
+          raise untrusted.refuse(path, f"{holes:,} of its {status.st_size:,} bytes are not there")
+    except OSError as error:
+      raise untrusted.refuse(path, str(error.strerror)) from error
+    if path.name.startswith("manifest.") and status.st_size > _MAX_MANIFEST_BYTES:
+      raise untrusted.refuse(
+        path, f"{status.st_size:,} bytes", rule=f"at most {_MAX_MANIFEST_BYTES:,} bytes"
+      )
 
 
 def open_array(name: str, keys: Iterable[str], get: Get) -> StoredArray:

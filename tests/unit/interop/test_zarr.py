@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pathlib
 
 import ml_dtypes
 import numpy as np
@@ -75,14 +77,36 @@ def test_arrays_of_an_ocdbt_database_are_read_by_name(tmp_path):
     assert_same(found[name], array)
 
 
-def test_a_missing_chunk_of_a_database_is_said_with_its_folder(tmp_path):
-  store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{tmp_path}/"}}
+def write_database(folder: pathlib.Path) -> ts.KvStore:
+  """Writes a database with the array a, of two chunks."""
+  store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
   metadata = {"shape": [4], "chunks": [2], "compressor": ZSTD}
   spec = {"driver": "zarr", "dtype": "float32", "metadata": metadata}
   array = ts.open(spec | {"kvstore": store | {"path": "a/"}}, create=True).result()
   array.write(normal((4,))).result()
-  ts.KvStore.open(store).result().write("a/1", None).result()
+  return ts.KvStore.open(store).result()
+
+
+def test_a_missing_chunk_of_a_database_is_said_with_its_folder(tmp_path):
+  write_database(tmp_path).write("a/1", None).result()
   with pytest.raises(CheckpointError, match=f"{tmp_path}: a: chunk 1 is missing: 1 of 2"):
+    zarr.open_ocdbt(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.ocdbt", "d/*"])
+def test_a_file_of_a_database_that_is_mostly_a_hole_is_refused(tmp_path, name):
+  write_database(tmp_path)
+  file = next(tmp_path.glob(name))
+  os.truncate(file, 1 << 40)
+  with pytest.raises(CheckpointError, match=f"{file}: 1,0.* of its 1,0.* bytes are not there"):
+    zarr.open_ocdbt(tmp_path)
+
+
+def test_a_manifest_of_a_database_is_small(tmp_path):
+  write_database(tmp_path)
+  with (tmp_path / "manifest.ocdbt").open("ab") as file:
+    file.write(bytes(65 << 20))
+  with pytest.raises(CheckpointError, match=r"manifest\.ocdbt: 68,1.* bytes"):
     zarr.open_ocdbt(tmp_path)
 
 
