@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +147,14 @@ def test_a_flipped_bit_is_named(tmp_path):
   raw[len(raw) // 2] ^= 1
   data.write_bytes(raw)
   with pytest.raises(CheckpointError, match=data.name):
+    own.open_own(path)
+
+
+def test_a_file_that_is_mostly_a_hole_is_not_hashed(tmp_path):
+  model = stored.dense()
+  path = own.write_own(stored.checkpoint(model), model, tmp_path, "", stored.ignore)
+  os.truncate(path / "config.gin", 1 << 40)
+  with pytest.raises(CheckpointError, match=r"config\.gin: .* bytes are not there"):
     own.open_own(path)
 
 
