@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,38 @@ class StoredArray:
 
   def __str__(self) -> str:
     return f"{self.dtype.name}[{','.join(map(str, self.shape))}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class StackedArray:
+  """An array made of others, which are read one by one.
+
+  Attributes:
+    shape: of the whole.
+    pieces: the slices along its first axis, or the one array that it is.
+    is_stacked: which of the two.
+  """
+
+  shape: tuple[int, ...]
+  pieces: tuple[StoredArray, ...]
+  is_stacked: bool
+
+  @property
+  def dtype(self) -> np.dtype:
+    """That of the pieces."""
+    return self.pieces[0].dtype
+
+  def slices(self) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yields the array in parts, one in memory at a time: an index of it and what stands there."""
+    for i, piece in enumerate(self.pieces):
+      yield (i if self.is_stacked else ...), piece.read()
+
+  def read(self) -> np.ndarray:
+    """Returns the whole array."""
+    array = np.empty(self.shape, self.dtype)
+    for index, piece in self.slices():
+      array[index] = piece
+    return array
 
 
 class LastRead:

@@ -24,6 +24,7 @@ from switch_t5.interop.checkpoint import (
   PARAMETERS,
   LastRead,
   Progress,
+  StackedArray,
   StoredArray,
   StoredCheckpoint,
 )
@@ -35,7 +36,6 @@ from switch_t5.interop.huggingface_config import (
   says_tied,
 )
 from switch_t5.interop.model_shape import deduce_model
-from switch_t5.interop.orbax_stream import StackedArray
 
 FORMAT = "Hugging Face"
 TOKENIZER = "spiece.model"

@@ -4,48 +4,13 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from switch_t5.interop.checkpoint import Progress, StoredArray
-
-
-@dataclasses.dataclass(frozen=True)
-class StackedArray:
-  """One of our arrays, made of the arrays of a checkpoint.
-
-  Attributes:
-    shape: of ours.
-    pieces: the slices along its first axis, or the one array that it is.
-    is_stacked: which of the two.
-  """
-
-  shape: tuple[int, ...]
-  pieces: tuple[StoredArray, ...]
-  is_stacked: bool
-
-  @property
-  def dtype(self) -> np.dtype:
-    """Of ours."""
-    return self.pieces[0].dtype
-
-  def slices(self) -> Iterator[tuple[Any, np.ndarray]]:
-    """Yields the array in parts, one in memory at a time: an index of it and what stands there."""
-    for i, piece in enumerate(self.pieces):
-      yield (i if self.is_stacked else ...), piece.read()
-
-  def read(self) -> np.ndarray:
-    """Returns the whole array."""
-    array = np.empty(self.shape, self.dtype)
-    for index, piece in self.slices():
-      array[index] = piece
-    return array
+from switch_t5.interop.checkpoint import Progress, StackedArray
 
 
 def streaming_registry(progress: Progress) -> ocp.type_handlers.TypeHandlerRegistry:
@@ -57,7 +22,7 @@ def streaming_registry(progress: Progress) -> ocp.type_handlers.TypeHandlerRegis
   )
 
 
-class _StreamingHandler(ocp.type_handlers.TypeHandler):
+class _StreamingHandler(ocp.type_handlers.NumpyHandler):
   """Writes arrays into Orbax's OCDBT database while they are read.
 
   Args:
@@ -65,16 +30,8 @@ class _StreamingHandler(ocp.type_handlers.TypeHandler):
   """
 
   def __init__(self, progress: Progress):
+    super().__init__()
     self._progress = progress
-
-  def typestr(self) -> str:
-    return "np.ndarray"
-
-  async def metadata(self, infos: Sequence[ocp.type_handlers.ParamInfo]) -> Sequence[Any]:
-    raise NotImplementedError
-
-  async def deserialize(self, infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
-    raise NotImplementedError
 
   async def serialize(
     self,

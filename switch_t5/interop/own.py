@@ -29,10 +29,10 @@ from switch_t5.interop.checkpoint import (
   STEP,
   LastRead,
   Progress,
+  StackedArray,
   StoredArray,
   StoredCheckpoint,
 )
-from switch_t5.interop.orbax_stream import StackedArray
 from switch_t5.interop.own_names import (
   FLOAT,
   stack_adafactor,

@@ -29,11 +29,11 @@ from switch_t5.interop.checkpoint import (
   PARAMETERS,
   SLOTS,
   STEP,
+  StackedArray,
   StoredArray,
   StoredCheckpoint,
 )
 from switch_t5.interop.model_shape import blocks_and_repeats
-from switch_t5.interop.orbax_stream import StackedArray
 from switch_t5.model.config import VOCAB_MULTIPLE, ModelConfig
 from switch_t5.model.definition import ModelDefinition
 

@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 
 from switch_t5.checkpoint import tree
 from switch_t5.interop import untrusted, zarr
-from switch_t5.interop.checkpoint import PARAMETERS, Progress, StoredCheckpoint
-from switch_t5.interop.orbax_stream import StackedArray, streaming_registry
+from switch_t5.interop.checkpoint import PARAMETERS, Progress, StackedArray, StoredCheckpoint
+from switch_t5.interop.orbax_stream import streaming_registry
 
 FORMAT = "T5X, Orbax"
 METADATA = "_METADATA"
