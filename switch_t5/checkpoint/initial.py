@@ -20,7 +20,8 @@ import orbax.checkpoint as ocp
 
 from switch_t5.checkpoint import tree
 from switch_t5.checkpoint.commit import RestoreState, StateHandler
-from switch_t5.checkpoint.manifest import Manifest, find_problems, read_manifest
+from switch_t5.checkpoint.listing import good_manifest
+from switch_t5.checkpoint.manifest import find_problems
 from switch_t5.errors import CheckpointError, ConfigError
 from switch_t5.types import PyTree
 
@@ -79,7 +80,7 @@ class SavedParameters:
 
   def __init__(self, path: pathlib.Path):
     self.path = path
-    saved = _verified(path).state
+    saved = good_manifest(path, find_problems(path, None)).state
     self.types = {
       name.removeprefix(_PARAMS): kind for name, kind in saved.items() if name.startswith(_PARAMS)
     }
@@ -170,18 +171,6 @@ def _compile(entry: tuple[str, str | None]) -> tuple[re.Pattern[str], str | None
     raise ConfigError(
       "An entry of assignment_map is not valid.", value=f"{entry!r}: {error}", rule=rule
     ) from error
-
-
-def _verified(path: pathlib.Path) -> Manifest:
-  """Returns the manifest of a good checkpoint."""
-  found, problems = read_manifest(path), find_problems(path, None)
-  if not isinstance(found, Manifest) or problems:
-    raise CheckpointError(
-      "The checkpoint at INITIAL_CHECKPOINT_PATH is damaged, or is none of ours.",
-      value=f"{path}: {'; '.join(str(problem) for problem in problems[:3])}",
-      rule="every file of a checkpoint is as its manifest says",
-    )
-  return found
 
 
 def _check_types(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from switch_t5.checkpoint.manifest import FileProblem, find_problems, read_manifest
+from switch_t5.checkpoint.manifest import FileProblem, Manifest, find_problems, read_manifest
 from switch_t5.errors import CheckpointError
 
 _STEP_NAME = re.compile(r"checkpoint_(0|[1-9]\d*)")
@@ -95,3 +96,23 @@ def verify_checkpoint(path: str | pathlib.Path) -> list[FileProblem]:
     )
   match = _STEP_NAME.fullmatch(path.name)
   return find_problems(path, int(match[1]) if match else None)
+
+
+def good_manifest(path: pathlib.Path, problems: Sequence[FileProblem]) -> Manifest:
+  """Returns the manifest of a checkpoint in which verification found nothing.
+
+  Args:
+    path: of the checkpoint.
+    problems: what it found.
+
+  Raises:
+    CheckpointError: if it found something.
+  """
+  found = read_manifest(path)
+  if problems or not isinstance(found, Manifest):
+    raise CheckpointError(
+      "The checkpoint is damaged, or is none of ours.",
+      value=f"{path}: {'; '.join(str(problem) for problem in problems[:3])}",
+      rule="every file of a checkpoint is as its manifest says",
+    )
+  return found

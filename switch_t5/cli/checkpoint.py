@@ -50,7 +50,7 @@ def _diff(first_path: str, second_path: str, *, as_json: bool) -> int:
   """Prints how two checkpoints of any formats differ."""
   first, second = (detect.open_checkpoint(path) for path in (first_path, second_path))
   names, aside = difference.compared(first, second)
-  found = difference.differences(first, second, lambda name, size: None)
+  found = difference.differences(first, second)
   if as_json:
     rows = [row._asdict() for row in found]
     both = [f"{checkpoint.path} ({checkpoint.format})" for checkpoint in (first, second)]

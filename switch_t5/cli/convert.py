@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -64,8 +64,8 @@ def _import(command_line: CommandLine, source: StoredCheckpoint) -> None:
   print(describe_model(config))
   model_dir = Path(str(command_line.to))
   text = model_file.render(config, str(source.path), source.format)
-  with _Bar(convert.written_bytes(source, detect.OWN)) as bar:
-    written = convert.import_checkpoint(source, model_dir, text, bar.array)
+  with _bar(convert.written_bytes(source, detect.OWN)) as bar:
+    written = convert.import_checkpoint(source, model_dir, text, functools.partial(_advance, bar))
   (model_dir / MODEL_FILE).write_text(text, encoding="utf-8")
   print(f"Written: {written}\nModel file: {model_dir / MODEL_FILE}")
   if source.tokenizer is not None:
@@ -86,9 +86,9 @@ def _export(command_line: CommandLine, source: StoredCheckpoint) -> None:
   if kind == detect.HUGGING_FACE:
     model_file.check_plain_routing(source.path / CONFIG)
   tokenizer = source.tokenizer or model_file.vocabulary(source.path / CONFIG)
-  with _Bar(convert.written_bytes(source, kind)) as bar:
+  with _bar(convert.written_bytes(source, kind)) as bar:
     written = convert.export_checkpoint(
-      source, kind, Path(str(command_line.to)), bar.array, tokenizer
+      source, kind, Path(str(command_line.to)), functools.partial(_advance, bar), tokenizer
     )
   print(f"Written: {written}")
   if kind == detect.HUGGING_FACE:
@@ -125,21 +125,12 @@ def _check(command_line: CommandLine) -> str:
   return arguments[0]
 
 
-class _Bar:
-  """A bar of bytes on a terminal; nothing elsewhere."""
+def _bar(size: int) -> tqdm:
+  """Returns a bar of bytes, which shows on a terminal only."""
+  return tqdm(total=size, unit="B", unit_scale=True, disable=None, dynamic_ncols=True)
 
-  def __init__(self, total: int):
-    self._bar = tqdm(
-      total=total, unit="B", unit_scale=True, disable=not sys.stderr.isatty(), dynamic_ncols=True
-    )
 
-  def __enter__(self) -> _Bar:
-    return self
-
-  def __exit__(self, *exception: object) -> None:
-    self._bar.close()
-
-  def array(self, name: str, size: int) -> None:
-    """Counts an array that is done."""
-    self._bar.set_postfix_str(name[-40:], refresh=False)
-    self._bar.update(size)
+def _advance(bar: tqdm, name: str, size: int) -> None:
+  """Counts an array that is done."""
+  bar.set_postfix_str(name[-40:], refresh=False)
+  bar.update(size)

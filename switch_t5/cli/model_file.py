@@ -29,7 +29,7 @@ _SIZES = [
   "decoder_sparse_layout",
   "expert_d_ff",
 ]
-GROUP_SIZE = 4096  # tokens: of the released Switch models', 2048 to 8192
+_GROUP_SIZE = 4096  # tokens: of the released Switch models', 2048 to 8192
 
 
 def render(config: ModelConfig, path: str, kind: str) -> str:
@@ -45,7 +45,7 @@ def render(config: ModelConfig, path: str, kind: str) -> str:
   ]
   if config.num_experts:
     lines += ["include 'models/switch.gin'", "", f"NUM_EXPERTS = {config.num_experts}"]
-    lines.append(f"ModelConfig.group_size = {GROUP_SIZE}")
+    lines.append(f"ModelConfig.group_size = {_GROUP_SIZE}")
   defaults = ModelConfig.__dataclass_fields__
   for name in _SIZES:
     value = getattr(config, name)
@@ -97,5 +97,5 @@ def _call(config_file: Path, name: str) -> Any:
   try:
     configuration = gin_setup.load([str(config_file)], [], [], CONFIGURABLES)
     return configuration.call(name)
-  except ConfigError:
+  except ConfigError:  # of a model that was imported: its file is half of a configuration
     return None

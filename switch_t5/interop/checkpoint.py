@@ -131,6 +131,10 @@ class StoredCheckpoint:
       if name.startswith(PARAMETERS)
     }
 
+  def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+    """Returns the parameters' shapes, by names without `target/`."""
+    return {name: array.shape for name, array in self.parameters().items()}
+
   @property
   def step(self) -> int:
     """The training step; 0 where the format has none. Raises CheckpointError if it is no number of steps."""
@@ -188,12 +192,3 @@ def _check_slots(
       f"v {v}, v_row {v_row}, v_col {v_col}",
       rule="v is used, or v_row and v_col are; what is not has shape (1,)",
     )
-
-
-def flatten(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-  """Yields the leaves of nested dictionaries by their `/`-joined path."""
-  for name, node in tree.items():
-    if isinstance(node, Mapping):
-      yield from flatten(node, f"{prefix}{name}/")
-    else:
-      yield prefix + name, node

@@ -32,8 +32,7 @@ Write = Callable[[StoredCheckpoint, pathlib.Path, Progress], None]
 
 def model_of(checkpoint: StoredCheckpoint) -> ModelConfig:
   """Returns the model that a checkpoint holds; see `deduce_model`."""
-  shapes = {name: array.shape for name, array in checkpoint.parameters().items()}
-  return deduce_model(shapes, checkpoint.path)
+  return deduce_model(checkpoint.parameter_shapes(), checkpoint.path)
 
 
 def import_checkpoint(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from switch_t5.interop.checkpoint import PARAMETERS, Progress, StoredArray, StoredCheckpoint
+from switch_t5.interop.checkpoint import PARAMETERS, StoredArray, StoredCheckpoint
 
 _BLOCK = 1 << 20  # elements compared at a time
 
@@ -53,9 +53,7 @@ def compared(first: StoredCheckpoint, second: StoredCheckpoint) -> tuple[list[st
   return left, f"Only {only.path} has step and optimizer state: not compared."
 
 
-def differences(
-  first: StoredCheckpoint, second: StoredCheckpoint, progress: Progress
-) -> Iterator[Difference]:
+def differences(first: StoredCheckpoint, second: StoredCheckpoint) -> Iterator[Difference]:
   """Yields each array that differs; two arrays are in memory at a time."""
   names, _ = compared(first, second)
   for name in names:
@@ -65,7 +63,6 @@ def differences(
       continue
     if difference := _compare(name, a, b):
       yield difference
-    progress(name, a.nbytes)
 
 
 def _compare(name: str, a: StoredArray, b: StoredArray) -> Difference | None:

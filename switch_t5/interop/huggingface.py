@@ -104,8 +104,7 @@ def write_huggingface(
     CheckpointError: before anything is written, if Hugging Face's classes cannot hold the model.
   """
   parameters = checkpoint.parameters()
-  shapes = {name: array.shape for name, array in parameters.items()}
-  model = deduce_model(shapes, checkpoint.path)
+  model = deduce_model(checkpoint.parameter_shapes(), checkpoint.path)
   dtypes = {array.dtype.name for array in parameters.values()}
   config = make_config(model, dtypes.pop() if len(dtypes) == 1 else "float32")
   arrays = _by_huggingface_name(parameters, config["model_type"])

@@ -59,7 +59,7 @@ class ForeignParameters:
 
 def _model_of(checkpoint: StoredCheckpoint, model: ModelConfig) -> ModelConfig:
   """Returns the run's model if the checkpoint is of the same architecture, or what it is of."""
-  shapes = {name: array.shape for name, array in checkpoint.parameters().items()}
+  shapes = checkpoint.parameter_shapes()
   rows = shapes.get("token_embedder/embedding", (0,))[0]
   # The stored table may have rows beyond the vocabulary.
   same = dataclasses.replace(model, vocab_size=rows) if rows else model

@@ -18,10 +18,9 @@ import numpy as np
 
 from switch_t5.checkpoint import tree
 from switch_t5.checkpoint.commit import SaveState, StateCheckpointer, StateHandler, rename_durably
-from switch_t5.checkpoint.listing import verify_checkpoint
+from switch_t5.checkpoint.listing import good_manifest, verify_checkpoint
 from switch_t5.checkpoint.manager import CONFIG, DATA_STATE, IMPORTED_FROM
-from switch_t5.checkpoint.manifest import Manifest, read_manifest, seal
-from switch_t5.errors import CheckpointError
+from switch_t5.checkpoint.manifest import seal
 from switch_t5.interop import orbax_stream, untrusted, zarr
 from switch_t5.interop.checkpoint import (
   PARAM_STATES,
@@ -55,14 +54,7 @@ def open_own(path: pathlib.Path) -> StoredCheckpoint:
     CheckpointError: if it is damaged.
   """
   zarr.check_files(path)
-  problems = verify_checkpoint(path)
-  manifest = read_manifest(path)
-  if problems or not isinstance(manifest, Manifest):
-    raise CheckpointError(
-      "The checkpoint is damaged.",
-      value=f"{path}: {'; '.join(map(str, problems[:3]))}",
-      rule="every file of a checkpoint is as its manifest says",
-    )
+  manifest = good_manifest(path, verify_checkpoint(path))
   stored = {name.replace(".", "/"): array for name, array in zarr.open_ocdbt(path).items()}
   found = {name: str(array) for name, array in stored.items()}
   tree.check_same_arrays(manifest.state, found, str(path))

@@ -21,6 +21,7 @@ import pytest
 import sentencepiece
 import torch
 import transformers
+from stored import ignore
 
 from switch_t5.batch import shift_right
 from switch_t5.data.vocabulary import Vocabulary, embedded_vocabulary_path
@@ -107,8 +108,7 @@ def make_batch() -> HostBatch:
 
 
 def model_of(checkpoint: StoredCheckpoint) -> ModelConfig:
-  shapes = {name: array.shape for name, array in checkpoint.parameters().items()}
-  return deduce_model(shapes, checkpoint.path)
+  return deduce_model(checkpoint.parameter_shapes(), checkpoint.path)
 
 
 def our_logits(checkpoint: StoredCheckpoint, batch: HostBatch) -> np.ndarray:
@@ -160,10 +160,6 @@ def their_logits(model, batch: HostBatch) -> np.ndarray:
   return logits[batch["decoder_segment_ids"] > 0]
 
 
-def no_progress(name: str, nbytes: int) -> None:
-  """For a caller that does not watch."""
-
-
 def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
   assert found.shape == wanted.shape
   scale = np.sqrt(np.mean(np.square(wanted)))
@@ -178,7 +174,7 @@ def batch() -> HostBatch:
 @pytest.fixture
 def export(tmp_path) -> Callable[[StoredCheckpoint], pathlib.Path]:
   def export(checkpoint):
-    write_huggingface(checkpoint, tmp_path, no_progress)
+    write_huggingface(checkpoint, tmp_path, ignore)
     return tmp_path
 
   return export
@@ -272,7 +268,7 @@ def test_the_tokenizer_has_our_sentinels(tmp_path):
   path = embedded_vocabulary_path()
   ours = Vocabulary(path)
   config = dataclasses.replace(MODELS["T5 1.0"], vocab_size=8192)
-  write_huggingface(draw_checkpoint(config), tmp_path, no_progress, tokenizer=pathlib.Path(path))
+  write_huggingface(draw_checkpoint(config), tmp_path, ignore, tokenizer=pathlib.Path(path))
   theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
   assert len(theirs) == ours.size
   sentinels = [f"<extra_id_{k}>" for k in range(ours.extra_ids)]
@@ -297,7 +293,7 @@ def test_a_tokenizer_that_holds_its_sentinels_gets_none_added(tmp_path):
   folder = tmp_path / "folder"
   folder.mkdir()
   checkpoint = draw_checkpoint(MODELS["T5 1.0"])
-  write_huggingface(checkpoint, folder, no_progress, tokenizer=tmp_path / "own.model")
+  write_huggingface(checkpoint, folder, ignore, tokenizer=tmp_path / "own.model")
   assert json.loads((folder / "tokenizer_config.json").read_text())["extra_ids"] == 0
   theirs = transformers.AutoTokenizer.from_pretrained(folder)
   own = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "own.model"))

@@ -12,7 +12,7 @@ NAME = "target/encoder/layers_0/mlp/wi/kernel"
 
 
 def found(first, second):
-  return list(differences(first, second, stored.ignore))
+  return list(differences(first, second))
 
 
 def test_equal_checkpoints_have_no_difference():

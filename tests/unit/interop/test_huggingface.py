@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from stored import ignore
 
 from switch_t5.data.vocabulary import embedded_vocabulary_path
 from switch_t5.errors import CheckpointError, DataError
@@ -52,16 +53,12 @@ def make_checkpoint(folder, dtype=np.float32, **sizes) -> StoredCheckpoint:
   return StoredCheckpoint(folder, "made up", arrays)
 
 
-def no_progress(name: str, nbytes: int) -> None:
-  """For a caller that does not watch."""
-
-
 @pytest.fixture
 def written(tmp_path) -> Callable:
   """Writes a model's folder: `written(**sizes)`."""
 
   def write(**sizes):
-    write_huggingface(make_checkpoint(tmp_path, **sizes), tmp_path, no_progress)
+    write_huggingface(make_checkpoint(tmp_path, **sizes), tmp_path, ignore)
     return tmp_path
 
   return write
@@ -119,7 +116,7 @@ def test_experts_are_read_once_for_all(tmp_path):
     return StoredArray(array.shape, array.dtype, lambda: (reads.append(name), array.read())[1])
 
   arrays = {name: counted(name, array) for name, array in checkpoint.arrays.items()}
-  write_huggingface(StoredCheckpoint(tmp_path, "", arrays), tmp_path, no_progress)
+  write_huggingface(StoredCheckpoint(tmp_path, "", arrays), tmp_path, ignore)
   assert max(reads.count(name) for name in reads if "/expert/" in name) == 1
 
 
@@ -129,7 +126,7 @@ def test_shards_are_read_as_one_file(written):
   arrays = safetensors.numpy.load_file(folder / ONE_FILE)
   (folder / ONE_FILE).unlink()
   stored = {n: StoredArray(a.shape, a.dtype, lambda a=a: a) for n, a in arrays.items()}
-  write_files(stored, folder, no_progress, max_shard_bytes=2000)
+  write_files(stored, folder, ignore, max_shard_bytes=2000)
   assert len(list(folder.glob("model-*.safetensors"))) > 3
   for name, array in open_huggingface(folder).arrays.items():
     np.testing.assert_array_equal(array.read(), whole[name], err_msg=name)
@@ -315,7 +312,7 @@ def test_what_their_classes_cannot_hold_is_refused_before_anything_is_written(
   tmp_path, sizes, message
 ):
   with pytest.raises(CheckpointError, match=message):
-    write_huggingface(make_checkpoint(tmp_path, **sizes), tmp_path, no_progress)
+    write_huggingface(make_checkpoint(tmp_path, **sizes), tmp_path, ignore)
   assert not list(tmp_path.iterdir())
 
 
@@ -324,7 +321,7 @@ def test_a_router_bias_is_refused(tmp_path):
   bias = StoredArray((3,), np.dtype(np.float32), lambda: np.zeros(3, np.float32))
   arrays = {**checkpoint.arrays, "target/encoder/layers_1/mlp/router/router_weights/w/bias": bias}
   with pytest.raises(CheckpointError, match=r"\+ encoder/layers_1/.*/w/bias"):
-    write_huggingface(StoredCheckpoint(tmp_path, "", arrays), tmp_path, no_progress)
+    write_huggingface(StoredCheckpoint(tmp_path, "", arrays), tmp_path, ignore)
 
 
 def test_a_tokenizer_travels_with_the_number_of_its_sentinels(tmp_path):
@@ -335,7 +332,7 @@ def test_a_tokenizer_travels_with_the_number_of_its_sentinels(tmp_path):
   source.write_bytes(model)
   folder = tmp_path / "folder"
   folder.mkdir()
-  write_huggingface(checkpoint, folder, no_progress, tokenizer=source)
+  write_huggingface(checkpoint, folder, ignore, tokenizer=source)
   assert (folder / "spiece.model").read_bytes() == model
   config = json.loads((folder / "tokenizer_config.json").read_text())
   assert (config["extra_ids"], config["pad_token"], config["eos_token"]) == (100, "<pad>", "</s>")
@@ -345,11 +342,11 @@ def test_a_tokenizer_travels_with_the_number_of_its_sentinels(tmp_path):
 def test_a_vocabulary_that_the_table_has_no_rows_for_is_refused(tmp_path):
   checkpoint = make_checkpoint(tmp_path, **T5_1_0)
   with pytest.raises(CheckpointError, match="8000 pieces and 100 sentinels, 60 rows"):
-    write_huggingface(checkpoint, tmp_path, no_progress, tokenizer=embedded_vocabulary_path())
+    write_huggingface(checkpoint, tmp_path, ignore, tokenizer=embedded_vocabulary_path())
   source = tmp_path / "none.model"
   source.write_bytes(b"no model")
   with pytest.raises(DataError, match="not a SentencePiece model"):
-    write_huggingface(checkpoint, tmp_path, no_progress, tokenizer=source)
+    write_huggingface(checkpoint, tmp_path, ignore, tokenizer=source)
   assert [path.name for path in tmp_path.iterdir()] == ["none.model"]
 
 

@@ -12,11 +12,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import stored
-from t5x_files import Raw, extension, in_pieces, packed
+from t5x_files import Raw, extension, in_pieces, leaves, packed
 
 from switch_t5.errors import CheckpointError
 from switch_t5.interop import msgpack_tree
-from switch_t5.interop.checkpoint import StoredArray, flatten
+from switch_t5.interop.checkpoint import StoredArray
 from switch_t5.interop.msgpack_tree import read_tree, write_tree
 from switch_t5.interop.untrusted import DTYPES
 
@@ -58,8 +58,8 @@ ARRAYS = {
 @pytest.mark.parametrize("writer", [packed, flax.serialization.msgpack_serialize])
 def test_every_array_is_read_bit_for_bit(tmp_path, writer):
   (tmp_path / "file").write_bytes(writer(ARRAYS))
-  found = dict(flatten(read_tree(tmp_path / "file")))
-  wanted = dict(flatten(ARRAYS))
+  found = dict(leaves(read_tree(tmp_path / "file")))
+  wanted = dict(leaves(ARRAYS))
   assert found.keys() == wanted.keys()
   for name, array in wanted.items():
     assert same(found[name], array), name
@@ -94,18 +94,18 @@ def test_flax_reads_what_is_written(tmp_path, monkeypatch, limit):
   plain = {"version": 3, "text": "t", "list": [1, 2.5, None]}
   arrays = {key: ARRAYS[key] for key in ("dtypes", "axes", "sizes")}
   written, seen = {}, []
-  for name, array in flatten(arrays):
+  for name, array in leaves(arrays):
     part, key = name.split("/")
     written.setdefault(part, {})[key] = stored.array(array)
   write_tree(tmp_path / "file", plain | written, lambda *done: seen.append(done))
   restored = flax.serialization.msgpack_restore((tmp_path / "file").read_bytes())
   assert {key: restored.pop(key) for key in plain} == plain
-  wanted = dict(flatten(arrays))
+  wanted = dict(leaves(arrays))
   assert seen == [(name, array.nbytes) for name, array in wanted.items()]
-  for name, array in flatten(restored):
+  for name, array in leaves(restored):
     assert (array.shape, array.dtype) == (wanted[name].shape, wanted[name].dtype)
     assert array.tobytes() == wanted[name].tobytes()
-  for name, array in flatten({key: read_tree(tmp_path / "file")[key] for key in arrays}):
+  for name, array in leaves({key: read_tree(tmp_path / "file")[key] for key in arrays}):
     assert same(array, wanted[name])
 
 
@@ -226,7 +226,7 @@ def test_whatever_is_in_a_file_the_error_is_of_the_checkpoint(tmp_path):
       damaged[at] = RNG.integers(256)
     (tmp_path / "file").write_bytes(damaged)
     try:
-      for _, leaf in flatten(read_tree(tmp_path / "file")):
+      for _, leaf in leaves(read_tree(tmp_path / "file")):
         if isinstance(leaf, StoredArray):
           leaf.read()
       opened += 1

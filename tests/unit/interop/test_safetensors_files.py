@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from safetensors import safe_open
+from stored import ignore
 
 from switch_t5.errors import CheckpointError
 from switch_t5.interop.checkpoint import StoredArray
@@ -36,10 +37,6 @@ def store(arrays) -> dict[str, StoredArray]:
     name: StoredArray(array.shape, array.dtype, lambda array=array: array)
     for name, array in arrays.items()
   }
-
-
-def no_progress(name: str, nbytes: int) -> None:
-  """For a caller that does not watch."""
 
 
 def assert_same(found, wanted) -> None:
@@ -81,7 +78,7 @@ def test_files_do_not_depend_on_the_order_of_the_arrays(tmp_path):
   arrays = store(draw())
   for name, order in (("a", arrays), ("b", dict(reversed(arrays.items())))):
     (tmp_path / name).mkdir()
-    write_files(order, tmp_path / name, no_progress, max_shard_bytes=200)
+    write_files(order, tmp_path / name, ignore, max_shard_bytes=200)
   files = sorted(path.name for path in (tmp_path / "a").iterdir())
   assert len(files) > 3
   for file in files:
@@ -90,7 +87,7 @@ def test_files_do_not_depend_on_the_order_of_the_arrays(tmp_path):
 
 def test_large_sets_are_written_as_shards_with_an_index(tmp_path):
   arrays = draw([np.float32] * 3)
-  write_files(store(arrays), tmp_path, no_progress, max_shard_bytes=100)
+  write_files(store(arrays), tmp_path, ignore, max_shard_bytes=100)
   index = json.loads((tmp_path / INDEX).read_text())
   assert index["metadata"]["total_size"] == sum(array.nbytes for array in arrays.values())
   files = sorted(set(index["weight_map"].values()))
@@ -108,7 +105,7 @@ def test_writing_and_reading_hold_one_array_at_a_time(tmp_path):
     f"a_{i}": StoredArray(array.shape, array.dtype, lambda i=i: array + i) for i in range(16)
   }
   tracemalloc.start()
-  write_files(arrays, tmp_path, no_progress)
+  write_files(arrays, tmp_path, ignore)
   for stored in open_files(tmp_path).values():
     stored.read()
   _, peak = tracemalloc.get_traced_memory()
@@ -118,7 +115,7 @@ def test_writing_and_reading_hold_one_array_at_a_time(tmp_path):
 
 def test_a_dtype_that_files_do_not_have_is_refused_before_anything_is_written(tmp_path):
   with pytest.raises(CheckpointError, match=r"seed: uint32\[2\]"):
-    write_files(store({"seed": np.zeros(2, np.uint32)}), tmp_path, no_progress)
+    write_files(store({"seed": np.zeros(2, np.uint32)}), tmp_path, ignore)
   assert not list(tmp_path.iterdir())
 
 
