@@ -15,7 +15,7 @@ from switch_t5.checkpoint.tree import indented
 from switch_t5.errors import CheckpointError, ConfigError
 from switch_t5.interop import names
 from switch_t5.layers.relative_position import NUM_BUCKETS
-from switch_t5.model.config import SPARSE_LAYOUTS, ModelConfig
+from switch_t5.model.config import SPARSE_LAYOUTS, ModelConfig, sparse_runs
 
 Shape = tuple[int, ...]
 _MAX_LAYERS = 1000
@@ -109,7 +109,11 @@ def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
 
 def sparse_layers(config: ModelConfig, stack: str) -> list[int]:
   """Returns the numbers of a stack's sparse layers."""
-  kinds = [kind for block, repeats in config.stack_layout(stack) for kind in block * repeats]
+  return _sparse_of(config.stack_layout(stack))
+
+
+def _sparse_of(runs: tuple[tuple[tuple[bool, ...], int], ...]) -> list[int]:
+  kinds = [kind for block, repeats in runs for kind in block * repeats]
   return [i for i, is_sparse in enumerate(kinds) if is_sparse]
 
 
@@ -177,24 +181,11 @@ def _widths(shapes: Mapping[str, Shape]) -> dict[str, int | None]:
 
 def _sparse_layout(stack: str, layers: int, sparse: list[int]) -> dict[str, Any]:
   """Returns the layout that puts the sparse layers of a stack where they are."""
-  names_of = (f"num_{stack}_sparse_layers", f"{stack}_sparse_layout")
+  count = len(sparse)
   for layout in SPARSE_LAYOUTS:
-    trial: dict[str, Any] = {
-      "vocab_size": 1,
-      **dict.fromkeys(("d_model", "d_ff", "d_kv", "num_heads", "num_experts"), 1),
-      "num_encoder_layers": layers,
-      "num_decoder_layers": layers,
-      "sequences_per_group": 1,
-      # The other stack is sparse throughout, so that there is a sparse layer.
-      "num_encoder_sparse_layers": layers,
-      "num_decoder_sparse_layers": layers,
-    }
-    try:
-      config = ModelConfig(**trial | dict(zip(names_of, (len(sparse), layout), strict=True)))
-    except ConfigError:
-      continue
-    if sparse_layers(config, stack) == sparse:
-      return dict(zip(names_of, (len(sparse), layout), strict=True))
+    fits = {"mixed": not count or layers % count == 0, "all": count == layers}.get(layout, True)
+    if fits and _sparse_of(sparse_runs(layers, count, layout)) == sparse:
+      return {f"num_{stack}_sparse_layers": count, f"{stack}_sparse_layout": layout}
   raise _refuse(
     f"the sparse layers of the {stack} are {', '.join(map(str, sparse))} of {layers}",
     f"a layout that ModelConfig.{stack}_sparse_layout has: {', '.join(SPARSE_LAYOUTS)}; mixed has "

@@ -229,14 +229,8 @@ class ModelConfig:
     return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
   def stack_layout(self, stack: str) -> tuple[tuple[tuple[bool, ...], int], ...]:
-    """Returns the runs of a stack: which layers of the run's block are sparse, and its repeats."""
-    layers, sparse, layout = self._sparse_layers(stack)
-    if layout == "mixed" and sparse:
-      spacing = layers // sparse
-      return ((tuple(i == spacing - 1 for i in range(spacing)), sparse),)
-    first = {"top": layers - sparse, "middle": (layers - sparse + 1) // 2}.get(layout, 0)
-    is_sparse = [first <= i < first + sparse for i in range(layers)]
-    return tuple(((kind,), len(list(run))) for kind, run in itertools.groupby(is_sparse))
+    """Returns the runs of a stack; see `sparse_runs`."""
+    return sparse_runs(*self._sparse_layers(stack))
 
   def _sparse_layers(self, stack: str) -> tuple[int, int, str]:
     """Returns how many layers a stack has, how many of them are sparse, and the layout's name."""
@@ -286,6 +280,22 @@ class ModelConfig:
         sequences_per_group=n,
         batch_shards=mesh.batch_shards,
       )
+
+
+def sparse_runs(layers: int, sparse: int, layout: str) -> tuple[tuple[tuple[bool, ...], int], ...]:
+  """Returns the runs of a stack: which layers of the run's block are sparse, and its repeats.
+
+  Args:
+    layers: of the stack.
+    sparse: how many of them are sparse; a number that fits the layout.
+    layout: one of `SPARSE_LAYOUTS`.
+  """
+  if layout == "mixed" and sparse:
+    spacing = layers // sparse
+    return ((tuple(i == spacing - 1 for i in range(spacing)), sparse),)
+  first = {"top": layers - sparse, "middle": (layers - sparse + 1) // 2}.get(layout, 0)
+  is_sparse = [first <= i < first + sparse for i in range(layers)]
+  return tuple(((kind,), len(list(run))) for kind, run in itertools.groupby(is_sparse))
 
 
 def _check(holds: bool, name: str, value: object, rule: str, remedy: str | None = None) -> None:
