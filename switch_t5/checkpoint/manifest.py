@@ -21,9 +21,10 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from switch_t5.checkpoint import json_limits
+
 MANIFEST = "manifest.json"
 _FORMAT = 1
-_MAX_BYTES, _MAX_VALUES = 64 << 20, 1_000_000  # some 300,000 files: parsed, more take GBs
 _VERIFYING_THREADS = 4  # hashlib releases the GIL; more saturate few disks
 
 
@@ -110,12 +111,12 @@ def read_manifest(directory: pathlib.Path) -> Manifest | FileProblem:
     if path.exists() and not path.is_file():  # a pipe would be waited for without end
       return FileProblem(MANIFEST, "unreadable", "is not a file")
     with path.open("rb") as file:
-      raw = file.read(min(_MAX_BYTES + 1, os.fstat(file.fileno()).st_size))
+      raw = file.read(min(json_limits.MAX_BYTES + 1, os.fstat(file.fileno()).st_size))
   except FileNotFoundError:
     return FileProblem(MANIFEST, "missing", "is missing, so no file of this step can be trusted")
   except OSError as error:
     return FileProblem(MANIFEST, "unreadable", f"cannot be read ({error.strerror})")
-  if len(raw) > _MAX_BYTES or raw.count(b",") + raw.count(b"[") + raw.count(b"{") > _MAX_VALUES:
+  if json_limits.is_too_large(raw):
     return FileProblem(MANIFEST, "changed", "is larger than any that is written")
   try:
     fields = json.loads(raw)

@@ -17,10 +17,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from switch_t5.checkpoint import json_limits
 from switch_t5.errors import CheckpointError
 
-MAX_JSON_BYTES = 64 << 20  # Switch-C's index at Hugging Face has some 13 MB
-MAX_JSON_VALUES = 1_000_000
 MAX_AXES = 8
 MAX_ARRAY_BYTES = 1 << 42  # a stacked Switch-C kernel has 1.6 TB
 MAX_FILES = 1_000_000
@@ -44,13 +43,11 @@ def refuse(path: object, why: str, *, rule: str | None = None, remedy: str | Non
 
 def parse_json(raw: bytes, path: object) -> dict[str, Any]:
   """Returns the JSON object in `raw`; `path` is its file, for the message."""
-  # Counted first: parsed, `[[[[...` ends in a recursion error and a hundred MB of `[],` in GBs.
-  values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
-  if len(raw) > MAX_JSON_BYTES or values > MAX_JSON_VALUES:
+  if json_limits.is_too_large(raw):
     raise refuse(
       path,
-      f"JSON of {len(raw):,} bytes and some {values:,} values",
-      rule=f"at most {MAX_JSON_BYTES:,} bytes and {MAX_JSON_VALUES:,} values",
+      f"JSON of {len(raw):,} bytes and some {json_limits.count_values(raw):,} values",
+      rule=f"at most {json_limits.MAX_BYTES:,} bytes and {json_limits.MAX_VALUES:,} values",
     )
   try:
     parsed = json.loads(raw)
@@ -63,7 +60,7 @@ def parse_json(raw: bytes, path: object) -> dict[str, Any]:
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Returns the JSON object in a file."""
-  return parse_json(read_bytes(path, MAX_JSON_BYTES + 1), path)
+  return parse_json(read_bytes(path, json_limits.MAX_BYTES + 1), path)
 
 
 def read_bytes(path: pathlib.Path, limit: int) -> bytes:
