@@ -25,6 +25,7 @@ import time
 import jax
 import numpy as np
 
+from benchmarks.adafactor_slots import adafactor_slots
 from benchmarks.timing import print_results
 from switch_t5.cli import gin_setup
 from switch_t5.cli.configurables import CONFIGURABLES
@@ -36,7 +37,6 @@ from switch_t5.interop.checkpoint import (
   StoredCheckpoint,
 )
 from switch_t5.interop.model_shape import expected_shapes
-from switch_t5.interop.names import find_t5x
 from switch_t5.interop.t5x_native import write_t5x
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import define_model
@@ -74,17 +74,9 @@ def random_checkpoint(model: ModelConfig) -> StoredCheckpoint:
   """Returns a checkpoint whose arrays are drawn when they are read."""
   arrays = {}
   for name, shape in expected_shapes(model).items():
-    slots = dict.fromkeys(("m", "v", "v_row", "v_col"), (1,))
-    found = find_t5x(name)
-    if found and found.row.shape.startswith("E"):
-      sizes = dict(zip(found.row.shape, shape, strict=True))
-      slots |= {"v_row": (sizes["E"], sizes["d"]), "v_col": (sizes["E"], sizes["f"])}
-    elif len(shape) == 2 and min(shape) >= 128:
-      slots |= {"v_row": (min(shape),), "v_col": (max(shape),)}
-    else:
-      slots["v"] = shape
     arrays[PARAMETERS + name] = _random(shape)
-    arrays |= {f"{PARAM_STATES}{name}/{slot}": _random(size) for slot, size in slots.items()}
+    for slot, size in adafactor_slots(name, shape).items():
+      arrays[f"{PARAM_STATES}{name}/{slot}"] = _random(size)
   arrays[STEP] = StoredArray((), np.dtype(np.int32), lambda: np.asarray(1000, np.int32))
   return StoredCheckpoint(pathlib.Path("random"), "random", arrays)
 

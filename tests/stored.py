@@ -8,6 +8,7 @@ import pathlib
 import ml_dtypes
 import numpy as np
 
+from benchmarks.adafactor_slots import UNUSED, adafactor_slots
 from switch_t5.interop.checkpoint import (
   PARAM_STATES,
   PARAMETERS,
@@ -16,7 +17,6 @@ from switch_t5.interop.checkpoint import (
   StoredCheckpoint,
 )
 from switch_t5.interop.model_shape import expected_shapes
-from switch_t5.interop.names import find_t5x
 from switch_t5.model.config import ModelConfig
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -62,34 +62,18 @@ def array(values: np.ndarray) -> StoredArray:
 def checkpoint(
   config: ModelConfig, *, step: int = 7, adafactor: bool = True, dtype=np.float32, seed: int = 0
 ) -> StoredCheckpoint:
-  """A checkpoint of a model, with Adafactor's state or without any.
-
-  Second moments are factored as T5X does it: of experts always, of others from 128 on.
-  """
+  """A checkpoint of a model, with Adafactor's state or without any."""
   rng = np.random.default_rng(seed)
   arrays = {}
   for name, shape in expected_shapes(config).items():
     arrays[PARAMETERS + name] = array(rng.normal(size=shape).astype(dtype))
     if adafactor:
-      for slot, slot_shape in _slots(name, shape).items():
-        used = slot_shape is not None
-        values = rng.uniform(0.5, 1.5, slot_shape) if used else np.zeros(1)
+      for slot, slot_shape in adafactor_slots(name, shape).items():
+        used = slot_shape != UNUSED
+        values = rng.uniform(0.5, 1.5, slot_shape) if used else np.zeros(UNUSED)
         arrays[f"{PARAM_STATES}{name}/{slot}"] = array(values.astype(np.float32))
   arrays[STEP] = array(np.asarray(step, np.int32))
   return StoredCheckpoint(pathlib.Path("memory"), "of the tests", arrays)
-
-
-def _slots(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...] | None]:
-  slots: dict[str, tuple[int, ...] | None] = dict.fromkeys(("m", "v", "v_row", "v_col"))
-  found = find_t5x(name)
-  assert found is not None
-  if found.row.shape.startswith("E"):
-    sizes = dict(zip(found.row.shape, shape, strict=True))
-    return slots | {"v_row": (sizes["E"], sizes["d"]), "v_col": (sizes["E"], sizes["f"])}
-  if len(shape) == 2 and min(shape) >= 128:
-    smaller, larger = np.argsort(shape)
-    return slots | {"v_row": (shape[smaller],), "v_col": (shape[larger],)}
-  return slots | {"v": shape}
 
 
 def assert_same(found: StoredCheckpoint, wanted: StoredCheckpoint) -> None:

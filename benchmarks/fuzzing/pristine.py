@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import tensorstore as ts
 
+from benchmarks.adafactor_slots import adafactor_slots
 from switch_t5.checkpoint import manifest
 from switch_t5.checkpoint.tree import nested
 from switch_t5.interop import (
@@ -30,7 +31,6 @@ from switch_t5.interop import (
 from switch_t5.interop.checkpoint import (
   PARAM_STATES,
   PARAMETERS,
-  SLOTS,
   STEP,
   StoredArray,
   StoredCheckpoint,
@@ -147,14 +147,7 @@ def _checkpoint(dtype: np.dtype, is_bait: bool) -> StoredCheckpoint:
   arrays = {}
   for name, shape in expected_shapes(MODEL).items():
     arrays[PARAMETERS + name] = _array(name, shape, dtype, is_bait)
-    slots = dict.fromkeys(SLOTS, (1,))
-    if "/expert/" in name:
-      experts, rows, columns = shape
-      model, width = (rows, columns) if "/wi/" in name else (columns, rows)
-      slots |= {"v_row": (experts, model), "v_col": (experts, width)}
-    else:
-      slots["v"] = shape
-    for slot, size in slots.items():
+    for slot, size in adafactor_slots(name, shape).items():
       full = f"{PARAM_STATES}{name}/{slot}"
       arrays[full] = _array(full, size, np.dtype(np.float32), is_bait)
   step = np.asarray(7, np.int32)

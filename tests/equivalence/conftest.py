@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import optax
 import pytest
+from batches import teacher_forced
 
-from switch_t5.batch import shift_right
 from switch_t5.losses.objective import LossConfig
 from switch_t5.metrics.train_metrics import MetricSums
 from switch_t5.model.config import ModelConfig
@@ -79,16 +79,8 @@ def make_batch(lengths: tuple[int, int]) -> HostBatch:
     real = np.arange(longest) < rng.integers(longest // 2, longest + 1, (BATCH_SIZE, 1))
     pad = ((0, 0), (0, length - longest))
     batch[stack] = (np.pad(tokens * real, pad), np.pad(real.astype(np.int32), pad))
-  (inputs, encoder_ids), (targets, decoder_ids) = batch["encoder"], batch["decoder"]
-  weights = decoder_ids * np.linspace(1.0, 0.1, BATCH_SIZE)[:, None]
-  return {
-    "encoder_input_tokens": inputs,
-    "encoder_segment_ids": encoder_ids,
-    "decoder_input_tokens": shift_right(targets, decoder_ids),
-    "decoder_target_tokens": targets,
-    "decoder_segment_ids": decoder_ids,
-    "decoder_loss_weights": weights.astype(np.float32),
-  }
+  weights = batch["decoder"][1] * np.linspace(1.0, 0.1, BATCH_SIZE)[:, None]
+  return teacher_forced(batch["encoder"], batch["decoder"], weights)
 
 
 def random_params(definition: ModelDefinition) -> PyTree:

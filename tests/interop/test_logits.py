@@ -21,9 +21,9 @@ import pytest
 import sentencepiece
 import torch
 import transformers
+from batches import teacher_forced
 from stored import ignore
 
-from switch_t5.batch import shift_right
 from switch_t5.data.vocabulary import Vocabulary, embedded_vocabulary_path
 from switch_t5.interop.checkpoint import StoredArray, StoredCheckpoint
 from switch_t5.interop.huggingface import open_huggingface, write_huggingface
@@ -96,15 +96,7 @@ def make_batch() -> HostBatch:
     lengths = np.asarray([length, length // 2, length // 5])
     ids = (np.arange(length) < lengths[:, None]).astype(np.int32)
     batch[stack] = (rng.integers(2, VOCAB, ids.shape, dtype=np.int32) * ids, ids)
-  (inputs, encoder_ids), (targets, decoder_ids) = batch["encoder"], batch["decoder"]
-  return {
-    "encoder_input_tokens": inputs,
-    "encoder_segment_ids": encoder_ids,
-    "decoder_input_tokens": shift_right(targets, decoder_ids),
-    "decoder_target_tokens": targets,
-    "decoder_segment_ids": decoder_ids,
-    "decoder_loss_weights": decoder_ids.astype(np.float32),
-  }
+  return teacher_forced(batch["encoder"], batch["decoder"], batch["decoder"][1])
 
 
 def model_of(checkpoint: StoredCheckpoint) -> ModelConfig:
