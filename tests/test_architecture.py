@@ -20,9 +20,9 @@ PACKAGE = REPOSITORY / "switch_t5"
 RANKS = {
   **dict.fromkeys(("types", "errors", "batch"), 0),
   "sharding": 1,
-  "layers": 2,
+  **dict.fromkeys(("layers", "scores"), 2),
   **dict.fromkeys(("model", "data", "losses", "metrics", "optim", "decoding", "reports"), 3),
-  **dict.fromkeys(("training", "checkpoint", "distill"), 4),
+  **dict.fromkeys(("training", "checkpoint", "distill", "inference"), 4),
   **dict.fromkeys(("evaluation", "interop", "planning"), 5),
   "studies": 6,
   "cli": 7,
