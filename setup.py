@@ -39,7 +39,10 @@ REQUIREMENTS = [
 # Hugging Face's own models, which exported checkpoints are held against. Transformers 5.0 to 5.15 route
 # wrongly (no token is ever dropped), up to 5.10 relative positions reach the first layer only.
 INTEROP = ["torch==2.13.0", "transformers>=5.20,<6"]
+# Metrics of GLUE, summaries and translations.
+SCORES = ["rouge-score>=0.1.2,<0.2", "sacrebleu>=2.6,<3", "scikit-learn>=1.9,<2"]
 DEVELOPMENT = [
+  *SCORES,
   "mypy>=2.4,<3",
   "pytest>=9.2,<10",
   "pytest-xdist>=3.8,<4",
@@ -57,7 +60,12 @@ setup(
   license_files=["LICENSE"],
   python_requires=">=3.11,<3.14",  # tensorflow-text has no wheels for 3.14
   install_requires=REQUIREMENTS,
-  extras_require={"dev": DEVELOPMENT, "interop": INTEROP, "wandb": ["wandb>=0.31,<1"]},
+  extras_require={
+    "dev": DEVELOPMENT,
+    "interop": INTEROP,
+    "scores": SCORES,
+    "wandb": ["wandb>=0.31,<1"],
+  },
   packages=[
     *find_packages(include=["switch_t5", "switch_t5.*"]),
     "switch_t5.configs",
