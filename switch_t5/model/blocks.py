@@ -10,6 +10,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from switch_t5.layers.attention import Attention
+from switch_t5.layers.cached_attention import (
+  CachedStep,
+  KeyValues,
+  attend_to_memory,
+  attend_to_past,
+  remember,
+)
 from switch_t5.layers.dropout import dropout_tokens
 from switch_t5.layers.feed_forward import FeedForward
 from switch_t5.layers.moe.experts import AttentionExperts, Experts
@@ -35,6 +42,36 @@ class Memory(NamedTuple):
   mask: Array
 
 
+class LayerCache(NamedTuple):
+  """What decoding keeps of one decoder layer.
+
+  Attributes:
+    past: keys and values of the positions so far.
+    memory: keys and values of the encoder's output.
+  """
+
+  past: KeyValues
+  memory: KeyValues
+
+
+class StepInputs(NamedTuple):
+  """What every decoder layer reads beside the residual stream, at one position of decoding.
+
+  Attributes:
+    token_ids: int32 [B * K, 1], of K hypotheses of each sequence.
+    token_mask: bool [B * K, 1], False where a hypothesis has ended: it is not routed.
+    positions: int32 [B * K, 1].
+    step: of self-attention.
+    memory_mask: bool [B, 1, 1, S], False on padding.
+  """
+
+  token_ids: Array
+  token_mask: Array
+  positions: Array
+  step: CachedStep
+  memory_mask: Array
+
+
 class StackInputs(NamedTuple):
   """What every layer of a stack reads beside the residual stream.
 
@@ -44,6 +81,7 @@ class StackInputs(NamedTuple):
     self_mask: bool [B, 1, L, L] of self-attention.
     self_bias: float32 [1, H, L, L], the relative position bias.
     memory: None in the encoder.
+    positions: None: of the columns.
   """
 
   token_ids: Array
@@ -51,6 +89,7 @@ class StackInputs(NamedTuple):
   self_mask: Array
   self_bias: Array
   memory: Memory | None = None
+  positions: None = None
 
 
 def make_attention(config: ModelConfig, rngs: nnx.Rngs) -> Attention:
@@ -176,7 +215,7 @@ class Layer(nnx.Module):
     return y, [report]
 
   def add_mlp(
-    self, x: Array, inputs: StackInputs, capacity_factor: float | None, keys: tuple
+    self, x: Array, inputs: StackInputs | StepInputs, capacity_factor: float | None, keys: tuple
   ) -> tuple[Array, list[RouterReport]]:
     """Returns x plus the sublayer's output, and what its router reports, if it has one."""
     batch_size, reports = inputs.token_mask.shape[0], []
@@ -187,6 +226,7 @@ class Layer(nnx.Module):
         inputs.token_mask,
         capacity_factor=capacity_factor,
         token_ids=inputs.token_ids,
+        positions=inputs.positions,
         key=keys[0],
       )
       reports.append(report)
@@ -246,6 +286,39 @@ class DecoderLayer(Layer):
     x = add_sublayer(x, y, self.dropout_rate, keys[3], batch_size)
     x, more = self.add_mlp(x, inputs, capacity_factor, keys[4:])
     return x, reports + more
+
+  def start_cache(self, encoded: Array, batch_size: int, num_positions: int) -> LayerCache:
+    """Returns an empty past of so many positions, and what attention reads of `encoded` [B * S, d]."""
+    memory = remember(self.encoder_decoder_attention, encoded, batch_size)
+    _, num_heads, _, size = memory.keys.shape
+    shape = (batch_size, num_heads, num_positions, size)
+    return LayerCache(KeyValues.empty(shape, memory.keys.dtype), memory)
+
+  def decode_step(
+    self, x: Array, inputs: StepInputs, cache: LayerCache
+  ) -> tuple[Array, LayerCache]:
+    """Maps one position of K hypotheses, [B * K, d], to the same shape, and the cache after it."""
+    rows = inputs.token_mask.shape[0]
+    normed = self.pre_self_attention_layer_norm(x)
+    if isinstance(self.self_attention, Attention):
+      y, past = attend_to_past(self.self_attention, normed, cache.past, inputs.step)
+    else:
+      y, past = self.self_attention.attend_to_past(
+        normed,
+        cache.past,
+        inputs.step,
+        token_mask=inputs.token_mask,
+        token_ids=inputs.token_ids,
+        positions=inputs.positions,
+      )
+    x = add_sublayer(x, y, 0.0, None, rows)
+    normed = self.pre_cross_attention_layer_norm(x)
+    y = attend_to_memory(
+      self.encoder_decoder_attention, normed, cache.memory, inputs.memory_mask
+    )
+    x = add_sublayer(x, y, 0.0, None, rows)
+    x, _ = self.add_mlp(x, inputs, None, (None, None))
+    return x, LayerCache(past, cache.memory)
 
 
 class Block(nnx.Module):

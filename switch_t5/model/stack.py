@@ -17,7 +17,7 @@ from switch_t5.layers.moe.router_statistics import RouterReport
 from switch_t5.layers.moe.switch_layer import SAVED_NAMES
 from switch_t5.layers.norm import LayerNorm
 from switch_t5.layers.relative_position import RelativePositionBias
-from switch_t5.model.blocks import Block, Memory, StackInputs
+from switch_t5.model.blocks import Block, Layer, Memory, StackInputs
 from switch_t5.model.config import ModelConfig
 from switch_t5.sharding.annotate import prepend_axis
 from switch_t5.types import Array, PRNGKey
@@ -130,6 +130,19 @@ class Stack(nnx.Module):
     x, report = self._scan_runs(x, inputs, capacity_factor, blocks_key)
     x = getattr(self, f"{self.stack}_norm")(x)
     return dropout_tokens(x, self.dropout_rate, after_key, batch_size), report
+
+  def layers(self) -> list[Layer]:
+    """Returns the stack's layers in order, each with its own slice of the parameters.
+
+    Call it outside of a loop that uses them: there each slice would be copied anew in each step.
+    """
+    layers = []
+    for i, repeats in enumerate(self.repeats):
+      graph, params = nnx.split(getattr(self, run_name(i)))
+      for n in range(repeats):
+        block = nnx.merge(graph, jax.tree.map(lambda leaf, n=n: leaf[n], params))
+        layers += [getattr(block, f"layers_{k}") for k in range(block.num_layers)]
+    return layers
 
   def _scan_runs(
     self, x: Array, inputs: StackInputs, capacity_factor: float | None, key: PRNGKey | None

@@ -73,7 +73,7 @@ class SwitchTransformer(nnx.Module):
       [B * S, d] and the encoder's router reports.
     """
     return self.encoder(
-      self._embed(tokens),
+      self.embed(tokens),
       tokens,
       segment_ids > 0,
       segment_mask(segment_ids, segment_ids),
@@ -105,7 +105,7 @@ class SwitchTransformer(nnx.Module):
       Logits [B * T, V] and the decoder's router reports.
     """
     x, report = self.decoder(
-      self._embed(tokens),
+      self.embed(tokens),
       tokens,
       segment_ids > 0,
       segment_mask(segment_ids, segment_ids) & causal_mask(tokens.shape[1]),
@@ -113,9 +113,7 @@ class SwitchTransformer(nnx.Module):
       key=key,
       memory=Memory(encoded, segment_mask(segment_ids, encoder_segment_ids)),
     )
-    tied = self.logits_via_embedding
-    logits = self.token_embedder.logits(x) if tied else self.decoder.logits_dense(x)
-    return ModelOutput(constrain(logits, "batch", "vocab"), report)
+    return ModelOutput(self.logits(x), report)
 
   def __call__(
     self, batch: DeviceBatch, *, capacity_factor: float | None, key: PRNGKey | None = None
@@ -140,6 +138,12 @@ class SwitchTransformer(nnx.Module):
     reports = jax.tree.map(lambda *r: jnp.concatenate(r), encoder_report, output.router)
     return ModelOutput(output.logits, reports)
 
-  def _embed(self, tokens: Array) -> Array:
+  def logits(self, x: Array) -> Array:
+    """Maps the decoder's output [tokens, d] to float32 [tokens, V]."""
+    tied = self.logits_via_embedding
+    logits = self.token_embedder.logits(x) if tied else self.decoder.logits_dense(x)
+    return constrain(logits, "batch", "vocab")
+
+  def embed(self, tokens: Array) -> Array:
     """Maps int32 [B, L] to [B * L, d]."""
     return constrain(self.token_embedder(tokens.reshape(-1)), "batch", "embed")

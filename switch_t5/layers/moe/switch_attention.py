@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from switch_t5.layers.attention import attend
+from switch_t5.layers.cached_attention import CachedStep, KeyValues, attend_cached
 from switch_t5.layers.dense import Dense
 from switch_t5.layers.moe.router_statistics import RouterReport
 from switch_t5.layers.moe.switch_layer import SwitchLayer
@@ -82,3 +83,27 @@ class SwitchAttention(nnx.Module):
       dropout_key=dropout_key,
     )
     return self.out(attended), report
+
+  def attend_to_past(
+    self,
+    x: Array,
+    kept: KeyValues,
+    step: CachedStep,
+    *,
+    token_mask: Array,
+    token_ids: Array,
+    positions: Array,
+  ) -> tuple[Array, KeyValues]:
+    """Maps [B * K, d] of one position to the same shape, and the cache with that position in it.
+
+    Args:
+      x: of K hypotheses of each sequence.
+      kept: keys and values so far.
+      step: see there.
+      token_mask, token_ids, positions: [B * K, 1], of the Switch layer; routing is dropless.
+    """
+    (query, key_value), _ = self.projections(
+      x, token_mask, capacity_factor=None, token_ids=token_ids, positions=positions
+    )
+    kept = kept.write(key_value, key_value, step.time)
+    return self.out(attend_cached(query, kept, step.mask, step.bias)), kept

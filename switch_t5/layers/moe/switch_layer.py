@@ -87,6 +87,7 @@ class SwitchLayer(nnx.Module):
     *,
     capacity_factor: float | None,
     token_ids: Array | None = None,
+    positions: Array | None = None,
     key: PRNGKey | None = None,
   ) -> tuple[PyTree, RouterReport]:
     """Routes, dispatches, applies the experts and combines. Needs a mesh (jax.set_mesh).
@@ -97,6 +98,7 @@ class SwitchLayer(nnx.Module):
       capacity_factor: C = ceil(capacity_factor * N / E); None for no limit: nothing is dropped, and
         what becomes of a sequence does not depend on the others.
       token_ids: int32 [B, L], which a hash router needs.
+      positions: int32 [B, L], of the tokens in their sequences; 0 to L - 1 if not given.
       key: for noise and dropout; None for neither.
 
     Returns:
@@ -119,10 +121,15 @@ class SwitchLayer(nnx.Module):
       capacity = expert_capacity(
         capacity_factor, group * mask.shape[1], self.router.num_experts, self.min_expert_capacity
       )
+    if positions is None:
+      positions = jnp.broadcast_to(jnp.arange(mask.shape[1], dtype=jnp.int32), mask.shape)
     rows = P(BATCH, None)
     layer = jax.shard_map(
       partial(self._on_device, sequences_per_group=group, capacity=capacity),
-      in_specs=(P(BATCH, MODEL), rows, rows, rows, P(), self.expert.specs(expert_axis), P(), P()),
+      in_specs=(
+        *(P(BATCH, MODEL), rows, rows, rows, rows),
+        *(P(), self.expert.specs(expert_axis), P(), P()),
+      ),
       out_specs=(P(BATCH, MODEL), P(BATCH)),
     )
     y, counts = layer(
@@ -130,6 +137,7 @@ class SwitchLayer(nnx.Module):
       router_inputs,
       mask,
       token_ids,
+      positions,
       self.router.weights(),
       self.expert.kernels(self.dtype),
       noise_key,
@@ -148,6 +156,7 @@ class SwitchLayer(nnx.Module):
     router_inputs,
     mask,
     token_ids,
+    positions,
     weights,
     kernels,
     noise_key,
@@ -158,7 +167,6 @@ class SwitchLayer(nnx.Module):
   ):
     """One device's part; the shapes are those of the module's docstring."""
     groups = mask.shape[0] // sequences_per_group
-    positions = jnp.broadcast_to(jnp.arange(mask.shape[1], dtype=jnp.int32), mask.shape)
     tokens = RouterTokens(
       inputs=router_inputs,
       token_ids=None if token_ids is None else token_ids.reshape(groups, -1),
