@@ -313,9 +313,7 @@ class DecoderLayer(Layer):
       )
     x = add_sublayer(x, y, 0.0, None, rows)
     normed = self.pre_cross_attention_layer_norm(x)
-    y = attend_to_memory(
-      self.encoder_decoder_attention, normed, cache.memory, inputs.memory_mask
-    )
+    y = attend_to_memory(self.encoder_decoder_attention, normed, cache.memory, inputs.memory_mask)
     x = add_sublayer(x, y, 0.0, None, rows)
     x, _ = self.add_mlp(x, inputs, None, (None, None))
     return x, LayerCache(past, cache.memory)

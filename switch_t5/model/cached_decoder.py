@@ -97,5 +97,5 @@ class CachedDecoder:
     for layer, of_layer in zip(self._layers, cache, strict=True):
       x, of_layer = layer.decode_step(x, inputs, of_layer)
       kept.append(of_layer)
-    logits = self._model.logits(self._model.decoder.decoder_norm(x))
+    logits = self._model.logits(self._model.decoder.final_norm(x))
     return logits.reshape(batch_size, hypotheses, -1), tuple(kept)

@@ -128,8 +128,12 @@ class Stack(nnx.Module):
     inputs = StackInputs(token_ids, token_mask, self_mask, self.relpos_bias(length), memory)
     x = dropout_tokens(x, self.dropout_rate, before_key, batch_size)
     x, report = self._scan_runs(x, inputs, capacity_factor, blocks_key)
-    x = getattr(self, f"{self.stack}_norm")(x)
+    x = self.final_norm(x)
     return dropout_tokens(x, self.dropout_rate, after_key, batch_size), report
+
+  def final_norm(self, x: Array) -> Array:
+    """Maps [tokens, d] to the same shape."""
+    return getattr(self, f"{self.stack}_norm")(x)
 
   def layers(self) -> list[Layer]:
     """Returns the stack's layers in order, each with its own slice of the parameters.

@@ -76,13 +76,19 @@ def arguments(max_tokens=LENGTH, real=(True,) * ROWS):
 
 
 def search(config: DecodingConfig, **options):
-  run = jax.jit(lambda: beam_search(table_model, empty_cache(config.num_beams), config, **arguments(**options)))
+  run = jax.jit(
+    lambda: beam_search(table_model, empty_cache(config.num_beams), config, **arguments(**options))
+  )
   return jax.device_get(run())
 
 
 def draw(config: DecodingConfig, **options):
   keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(config.seed), i))(jnp.arange(ROWS))
-  run = jax.jit(lambda: sample(table_model, empty_cache(config.num_return), config, keys=keys, **arguments(**options)))
+  run = jax.jit(
+    lambda: sample(
+      table_model, empty_cache(config.num_return), config, keys=keys, **arguments(**options)
+    )
+  )
   return jax.device_get(run())
 
 
@@ -97,7 +103,9 @@ def test_beam_search_with_all_hypotheses_is_exhaustive_search(alpha):
   config = DecodingConfig(num_beams=81, num_return=5, length_penalty=alpha)
   found = search(config)
   for row in range(ROWS):
-    scored = sorted(((log_prob(row, a) / penalty(config, len(a)), a) for a in answers()), reverse=True)
+    scored = sorted(
+      ((log_prob(row, a) / penalty(config, len(a)), a) for a in answers()), reverse=True
+    )
     for place, (score, answer) in enumerate(scored[:5]):
       assert trimmed(found.tokens[row, place]) == answer
       assert found.scores[row, place] == pytest.approx(score, rel=1e-5)
@@ -115,13 +123,13 @@ def textbook(config: DecodingConfig, row: int) -> tuple[int, ...]:
   """Beam search over lists."""
   beams, finished = [((), 0.0)], []
   for time in range(LENGTH):
-    ways = [(b + (i,), log_prob(row, (*b, i))) for b, _ in beams for i in range(IDS)]
+    ways = [((*b, i), log_prob(row, (*b, i))) for b, _ in beams for i in range(IDS)]
     ways = sorted(ways, key=lambda way: -way[1])[: 2 * config.num_beams]
-    is_end = lambda way: way[0][-1] == EOS or time + 1 == LENGTH  # noqa: E731
-    ended = [w for w in ways[: config.num_beams] if is_end(w)]
+    is_last = time + 1 == LENGTH
+    ended = [w for w in ways[: config.num_beams] if is_last or w[0][-1] == EOS]
     finished += [(s / penalty(config, time + 1), b) for b, s in ended]
     finished = sorted(finished, reverse=True)[: config.num_beams]
-    beams = [w for w in ways if not is_end(w)][: config.num_beams]
+    beams = [w for w in ways if not (is_last or w[0][-1] == EOS)][: config.num_beams]
     if not beams:
       break
     longest = LENGTH if config.beam_scores == "t5x" else time + 1
@@ -136,7 +144,7 @@ def test_greedy_takes_the_likeliest_token_each_time_and_sums_their_log_probabili
   for row in range(ROWS):
     answer = ()
     while len(answer) < LENGTH and EOS not in answer:
-      answer += (max(range(IDS), key=lambda i: log_prob(row, (*answer, i))),)  # noqa: B023
+      answer += (max(range(IDS), key=lambda i: log_prob(row, (*answer, i))),)
     assert trimmed(found.tokens[row, 0]) == answer
     assert found.scores[row, 0] == pytest.approx(log_prob(row, answer), rel=1e-5)
     assert not found.tokens[row, 0, len(answer) :].any()
