@@ -31,7 +31,12 @@ ASSETS = {"configs": "cli", "assets": "data"}  # packaged files, and who may rea
 MAX_FILE, MAX_FUNCTION = 400, 80
 FORBIDDEN_NAMES = {"utils", "util", "common", "misc", "helpers", "helper"}
 # Modules that wrap TensorFlow or seqio, and that others import inside functions only.
-TENSORFLOW_MODULES = {"data.seqio_tasks", "data.streaming", "evaluation.seqio_evaluation"}
+TENSORFLOW_MODULES = {
+  "data.seqio_tasks",
+  "data.streaming",
+  "data.downstream.local_source",
+  "evaluation.seqio_evaluation",
+}
 TENSORFLOW_ROOTS = {"tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "tf_keras"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -75,6 +80,8 @@ def _imports_at_load(node: ast.AST) -> list[str]:
   for child in ast.iter_child_nodes(node):
     if isinstance(child, ast.Import | ast.ImportFrom):
       names += _imports(child)
+    elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+      continue
     elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
       names += _imports_at_load(child)
   return names

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published data sets: as TFDS prepares them, or as files in the form that their authors publish.
+
+A reader of such files yields examples as TFDS's builder makes them, with the names of labels where it
+has their numbers; `Dataset.examples` checks them, so that a fault is an error with its file and line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from switch_t5 import errors
+from switch_t5.data import tfds_source
+
+if TYPE_CHECKING:
+  import seqio
+
+# 'string', 'int32', 'int64' or 'float32'; with [] a list of these; a tuple: the names of labels,
+# whose example has the number; or features by their names.
+Feature = str | tuple[str, ...] | Mapping[str, "Feature"]
+Example = dict[str, Any]
+# Yields the place of each example in its file, and the example.
+Reader = Callable[[Path], Iterator[tuple[str, Example]]]
+
+TEST = "test"  # the split that may lack labels
+NO_LABEL = -1  # TFDS's
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can hold one, UTF-8 cannot
+_TYPES: dict[str, type | tuple[type, ...]] = {
+  "string": str,
+  "int32": int,
+  "int64": int,
+  "float32": (int, float),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """What is published, in two forms.
+
+  Attributes:
+    tfds: TFDS's name, with configuration and version.
+    folder: of the published files, below TASK_DATA_DIR.
+    files: the file of each split in that folder, by TFDS's names of the splits.
+    features: of an example, as TFDS has them.
+    read: reads one of the files.
+  """
+
+  tfds: str
+  folder: str
+  files: Mapping[str, str]
+  features: Mapping[str, Feature]
+  read: Reader
+
+  @property
+  def labels(self) -> tuple[str, ...]:
+    """The names of the feature `label`."""
+    names = self.features["label"]
+    assert isinstance(names, tuple)
+    return names
+
+  def examples(self, folder: Path, split: str) -> list[Example]:
+    """Returns the examples of a split from its file, with the features' types.
+
+    Raises:
+      DataError: the file cannot be read, is empty, or has an example that is not as it should be.
+    """
+    path = folder / self.files[split]
+    try:
+      read = list(self.read(path))
+    except UnicodeDecodeError as error:
+      raise malformed(str(path), f"it is UTF-8 ({error})") from error
+    except OSError as error:
+      raise errors.DataError(
+        "A data set's file cannot be read.",
+        value=path,
+        rule=f"a readable file ({error.strerror})",
+      ) from error
+    if not read:
+      raise errors.DataError(
+        f"The {split} split of {self.folder} is empty.",
+        value=path,
+        rule="at least one example",
+        remedy="copy the file again, or take it away, and the split is left out.",
+      )
+    return [
+      {
+        name: _checked(example, name, feature, place, split)
+        for name, feature in self.features.items()
+      }
+      for place, example in read
+    ]
+
+
+def jsonl(parse: Callable[[Mapping[str, Any]], Iterable[Example]]) -> Reader:
+  """Returns the reader of files of JSON lines.
+
+  Args:
+    parse: yields the examples of a line's object. What it does not find there, and whatever else
+      makes it fail, is a fault of the line.
+  """
+
+  def read(path: Path) -> Iterator[tuple[str, Example]]:
+    with path.open(encoding="utf-8") as file:
+      for number, line in enumerate(file, start=1):
+        if line.strip():
+          place = f"{path}, line {number}"
+          for example in parsed(parse, _object(line, place), place):
+            yield place, example
+
+  return read
+
+
+def parsed(
+  parse: Callable[[Mapping[str, Any]], Iterable[Example]], row: Mapping[str, Any], place: str
+) -> list[Example]:
+  """Returns the examples of a row; raises a DataError with the place if it is not as it should be."""
+  try:
+    return list(parse(row))
+  except KeyError as error:
+    raise malformed(place, f"it has the key {error}") from error
+  except (AttributeError, IndexError, TypeError, ValueError) as error:
+    raise malformed(place, f"the data set's published form ({error})") from error
+
+
+def malformed(place: str, rule: str) -> errors.DataError:
+  """Returns the error of an example that is not as it should be."""
+  return errors.DataError(
+    "An example is not as the data set has them.",
+    value=place,
+    rule=rule,
+    remedy="mend or remove it, or copy the published file again.",
+  )
+
+
+def _object(line: str, place: str) -> Mapping[str, Any]:
+  try:
+    record = json.loads(line)
+  except (ValueError, RecursionError) as error:
+    raise malformed(place, f"one JSON object per line ({error})") from error
+  if not isinstance(record, dict):
+    raise malformed(place, "one JSON object per line")
+  return record
+
+
+def _checked(example: Any, name: str, feature: Feature, place: str, split: str) -> Any:
+  """Returns one value of an example, checked and with labels as numbers."""
+  if name not in example:
+    raise malformed(place, f"it has the key {name!r}")
+  value = example[name]
+  if isinstance(feature, Mapping):
+    return {key: _checked(value, key, inner, place, split) for key, inner in feature.items()}
+  if isinstance(feature, tuple):
+    if value is None and split == TEST:
+      return NO_LABEL
+    if value not in feature:
+      raise malformed(place, f"{name} is {value!r}, and should be one of {', '.join(feature)}")
+    return feature.index(value)
+  values = value if feature.endswith("[]") else [value]
+  if not all(_is(item, feature.removesuffix("[]")) for item in values):
+    raise malformed(place, f"{name} is {value!r}, and should be {feature}")
+  return value
+
+
+def _is(value: object, kind: str) -> bool:
+  if isinstance(value, str):
+    return kind == "string" and not _HALF_CHARACTER.search(value)
+  return isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
+
+
+def source(
+  dataset: Dataset,
+  task_data_dir: str | os.PathLike[str] | None,
+  tfds_data_dir: str | None,
+  splits: Iterable[str] | None = None,
+) -> seqio.DataSource:
+  """Returns a data set's source for seqio: its own files if they are there, else TFDS's.
+
+  Args:
+    dataset: which.
+    task_data_dir: TASK_DATA_DIR, which holds the data sets' folders.
+    tfds_data_dir: TFDS_DATA_DIR; None: TFDS's default.
+    splits: those to be read; None: all. What is not there is left out.
+
+  Raises:
+    DataError: neither has any of the splits.
+  """
+  wanted = list(dataset.files if splits is None else splits)
+  if task_data_dir is not None:
+    folder = Path(task_data_dir).expanduser() / dataset.folder
+    there = [split for split in wanted if (folder / dataset.files[split]).is_file()]
+    if there:
+      from switch_t5.data.downstream import local_source
+
+      return local_source.LocalSource(dataset, folder, there)
+  return _prepared(dataset, wanted, task_data_dir, tfds_data_dir)
+
+
+def _prepared(
+  dataset: Dataset,
+  splits: list[str],
+  task_data_dir: str | os.PathLike[str] | None,
+  tfds_data_dir: str | None,
+) -> seqio.DataSource:
+  """Returns TFDS's source of a data set that is prepared."""
+  tfds_source.load_tensorflow()
+  import seqio
+  import tensorflow_datasets as tfds
+
+  root = tfds_source.TfdsSource(dataset.tfds, (), tfds_data_dir).root()
+  folder = tfds.core.Path(root) / dataset.tfds.replace(":", "/")
+  there = []
+  if (folder / "dataset_info.json").exists():  # TFDS writes it last
+    known = tfds.builder_from_directory(folder).info.splits
+    there = [split for split in splits if split in known and known[split].num_examples]
+  if not there:
+    files = ", ".join(dataset.files[split] for split in splits)
+    own = (
+      Path(task_data_dir) / dataset.folder if task_data_dir else f"TASK_DATA_DIR/{dataset.folder}"
+    )
+    raise errors.DataError(
+      f"The data set {dataset.folder} is not there.",
+      value=f"{own}; {folder}",
+      rule="its published files are in a folder below TASK_DATA_DIR, or TFDS has prepared it in "
+      "TFDS_DATA_DIR",
+      remedy=f"put {files} (one of them at least) into {own}; or, with a network, "
+      f"tfds build {dataset.tfds} --data_dir={root}",
+    )
+  return seqio.TfdsDataSource(dataset.tfds, root, splits=there, read_only=True)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A data set's own files as a source of seqio.
+
+A split is read whole, and its examples are held in memory: so a fault is an error when the split is
+opened, and the position in it can be saved. This module loads TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from switch_t5.data.downstream import datasets
+
+
+class LocalSource(seqio.DataSource):
+  """The splits of a data set whose files are there."""
+
+  def __init__(self, dataset: datasets.Dataset, folder: Path, splits: Sequence[str]):
+    """Opens nothing yet.
+
+    Args:
+      dataset: which.
+      folder: of its files.
+      splits: those that are there.
+    """
+    super().__init__(splits)
+    self._dataset, self._folder = dataset, folder
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    """No: seqio takes every n-th example."""
+    return False
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    """Returns the path of the split's file."""
+    return [str(self._folder / self._dataset.files[split])]
+
+  def sha256(self, split: str) -> str:
+    """Returns the hash (hex) of the split's file."""
+    with open(self.list_shards(split)[0], "rb") as file:
+      return hashlib.file_digest(file, "sha256").hexdigest()
+
+  def get_dataset(
+    self,
+    split: str = "train",
+    shuffle: bool = True,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    *,
+    sequence_length: Mapping[str, int] | None = None,
+    use_cached: bool = False,
+    num_epochs: int | None = 1,
+  ) -> tf.data.Dataset:
+    """Returns the examples of a split, as TFDS gives them.
+
+    Raises:
+      DataError: the file cannot be read, is empty or malformed.
+    """
+    del shard_info, sequence_length, use_cached, num_epochs
+    examples = self._dataset.examples(self._folder, split)
+    columns = _columns(examples, self._dataset.features)
+    numbers = tf.data.Dataset.range(len(examples))
+    if shuffle:  # numbers, not examples: a saved position holds what is in the buffer
+      numbers = numbers.shuffle(len(examples), seed)
+    return numbers.map(lambda number: _take(columns, number))
+
+
+def _columns(
+  examples: Sequence[Mapping[str, Any]], features: Mapping[str, datasets.Feature]
+) -> dict[str, Any]:
+  """Returns each feature of all examples, [examples] or ragged [examples, ...]."""
+  return {
+    name: _column([example[name] for example in examples], feature)
+    for name, feature in features.items()
+  }
+
+
+def _column(values: Sequence[Any], feature: datasets.Feature) -> Any:
+  if isinstance(feature, Mapping):
+    return _columns(values, feature)
+  if isinstance(feature, tuple):
+    return tf.constant(values, tf.int64)
+  if feature.endswith("[]"):
+    return tf.ragged.constant(values, tf.as_dtype(feature.removesuffix("[]")), ragged_rank=1)
+  return tf.constant(values, tf.as_dtype(feature))
+
+
+def _take(columns: Mapping[str, Any], number: tf.Tensor) -> dict[str, Any]:
+  return {
+    name: _take(column, number) if isinstance(column, Mapping) else column[number]
+    for name, column in columns.items()
+  }
