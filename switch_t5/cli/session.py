@@ -25,6 +25,7 @@ from switch_t5.sharding.rules import PARAMETER_RULES
 from switch_t5.training.eval_step import EvalStep, build_eval_step
 from switch_t5.training.objective import CrossEntropyObjective
 from switch_t5.training.state import TrainState, abstract_state
+from switch_t5.training.trained import trained_parameters
 from switch_t5.types import DeviceBatch, HostBatch, PyTree
 
 
@@ -39,6 +40,7 @@ class Session:
     definition: the model without values.
     optimizer: of its parameters.
     abstract: shapes and shardings of the state.
+    trained: the parameters' tree, True for those that are trained.
     rows: which rows of a global batch this process supplies.
   """
 
@@ -48,6 +50,7 @@ class Session:
   definition: ModelDefinition
   optimizer: optax.GradientTransformation
   abstract: TrainState
+  trained: PyTree
   rows: np.ndarray
 
   def place(self, local: HostBatch) -> DeviceBatch:
@@ -113,6 +116,7 @@ def open_session(config: TrainConfig) -> Session:
 
   Raises:
     MeshError: if model, batch or groups do not divide over the mesh, or devices are missing.
+    ConfigError: if no parameter would be trained.
   """
   mesh_shape = MeshShape.parse(config.mesh_shape)
   mesh = make_mesh(mesh_shape)
@@ -128,5 +132,6 @@ def open_session(config: TrainConfig) -> Session:
     abstract=abstract_state(
       definition, optimizer, mesh, PARAMETER_RULES[config.parameter_sharding]
     ),
+    trained=trained_parameters(definition, config.trained),
     rows=local_rows(mesh, config.dataset.batch_size, config.num_microbatches),
   )

@@ -19,6 +19,7 @@ from switch_t5.model.definition import ModelDefinition
 from switch_t5.optim.adafactor import adafactor, num_batch_axes
 from switch_t5.sharding.mesh import MeshShape
 from switch_t5.sharding.rules import PARAMETER_RULES
+from switch_t5.training.trained import ALL, TRAINED
 
 _COUNT = "a whole number, at least"
 # What the run files call these parameters.
@@ -63,6 +64,8 @@ class TrainConfig:
     learning_rate: a schedule, as learning_rate_schedule() returns it.
     optimizer: a function such as adafactor.
     loss: a LossConfig.
+    trained: "all" parameters; "experts" alone, or "dense": all but those of experts. What is not
+      trained stays as it is.
     mesh_shape: MESH_SHAPE, devices along (data, expert, model).
     parameter_sharding: "replicated", or "fsdp": parameters, their gradients and the optimizer's state
       are also split over data, along d_model, and gathered layer by layer where they are used.
@@ -85,6 +88,7 @@ class TrainConfig:
   learning_rate: optax.Schedule
   optimizer: Callable[..., optax.GradientTransformation] = adafactor
   loss: LossConfig = LossConfig()  # noqa: RUF009 - frozen
+  trained: str = ALL
   mesh_shape: tuple[int, int, int] = (1, 1, 1)
   parameter_sharding: str = "replicated"
   num_microbatches: int = 1
@@ -107,12 +111,9 @@ class TrainConfig:
     _check_type(
       "initial_checkpoint", self.initial_checkpoint, InitialCheckpoint, "@InitialCheckpoint()"
     )
-    _check(
-      self.parameter_sharding in list(PARAMETER_RULES),
-      "parameter_sharding",
-      self.parameter_sharding,
-      f"one of {', '.join(map(repr, PARAMETER_RULES))}",
-    )
+    for name, values in (("parameter_sharding", list(PARAMETER_RULES)), ("trained", TRAINED)):
+      value = getattr(self, name)
+      _check(value in values, name, value, f"one of {', '.join(map(repr, values))}")
     for name in ("learning_rate", "optimizer"):
       _check(
         callable(getattr(self, name)), name, getattr(self, name), "a reference, e.g. @adafactor"

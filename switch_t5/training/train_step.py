@@ -16,6 +16,7 @@ from switch_t5.model.switch_transformer import SwitchTransformer
 from switch_t5.training.bias_balancing import balance_biases
 from switch_t5.training.norms import layer_norms
 from switch_t5.training.state import TrainState, shardings
+from switch_t5.training.trained import merge, select
 from switch_t5.types import Array, DeviceBatch, PRNGKey, PyTree
 
 TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, StepMetrics]]
@@ -55,11 +56,13 @@ def build_train_step(
   *,
   num_microbatches: int,
   seed: int,
+  trained: PyTree | None = None,
 ) -> jax.stages.Wrapped:
   """Compiles lazily: (state, batch [num_microbatches, rows, length]) -> (next state, metrics).
 
   The state's buffers are donated. All randomness is folded from (seed, step), so a resumed run
-  draws what an undisturbed one would have.
+  draws what an undisturbed one would have. Frozen parameters, those that `trained` (of
+  `trained_parameters`) says False of, stay as they are to the bit; None: all are trained.
   """
 
   def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, StepMetrics]:
@@ -72,10 +75,13 @@ def build_train_step(
       key,
       num_microbatches=num_microbatches,
       layout=shardings(abstract.params),
+      trained=trained,
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     params = balance_biases(definition.config, state.params, params, sums.expert_load)
+    if trained is not None:
+      params = merge(select(params, trained), state.params)  # also past decay of weights
     metrics = StepMetrics(sums, layer_norms(grads))
     return TrainState(state.step + 1, params, opt_state), metrics
 
@@ -93,37 +99,43 @@ def accumulate_gradients(
   *,
   num_microbatches: int,
   layout: PyTree,
+  trained: PyTree | None = None,
 ) -> tuple[PyTree, MetricSums]:
   """Returns the full batch's gradients and sums, worked through in microbatches.
+
+  The gradients of frozen parameters are zeros that nothing is computed for.
 
   Token losses are divided by one count, that of the whole batch, so accumulated microbatches equal
   the full batch also where their numbers of real tokens differ. The gradients are laid out as
   `layout` says, a tree of shardings: what is accumulated takes no more room than it must.
   """
   normalizer = objective.normalizer(batch)
+  if trained is None:
+    trained = jax.tree.map(lambda _: True, params)
+  layout = select(layout, trained)
 
   def microbatch_gradients(index: Array | int, microbatch: DeviceBatch):
-    def loss_and_sums(params: PyTree):
+    def loss_and_sums(selected: PyTree):
       return objective(
-        definition.build(params),
+        definition.build(merge(selected, params)),
         microbatch,
         key=jax.random.fold_in(key, index),
         normalizer=normalizer,
         microbatch_fraction=1.0 / num_microbatches,
       )
 
-    grads, sums = jax.grad(loss_and_sums, has_aux=True)(params)
+    grads, sums = jax.grad(loss_and_sums, has_aux=True)(select(params, trained))
     # jax.grad of a scalar loss leaves the layout of the gradients to XLA.
     return jax.lax.with_sharding_constraint(grads, layout), sums
-
-  if num_microbatches == 1:
-    return microbatch_gradients(0, jax.tree.map(lambda x: x[0], batch))
 
   def add(total, index_and_microbatch):
     return jax.tree.map(jnp.add, total, microbatch_gradients(*index_and_microbatch)), None
 
-  indices = jnp.arange(num_microbatches)
   first = jax.tree.map(lambda x: x[0], batch)
-  shapes = jax.eval_shape(microbatch_gradients, 0, first)
-  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-  return jax.lax.scan(add, zeros, (indices, batch))[0]
+  if num_microbatches == 1:
+    grads, sums = microbatch_gradients(0, first)
+  else:
+    shapes = jax.eval_shape(microbatch_gradients, 0, first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    grads, sums = jax.lax.scan(add, zeros, (jnp.arange(num_microbatches), batch))[0]
+  return merge(grads, jax.tree.map(jnp.zeros_like, params)), sums
