@@ -30,6 +30,7 @@ Reader = Callable[[Path], Iterator[tuple[str, Example]]]
 
 TEST = "test"  # the split that may lack labels
 NO_LABEL = -1  # TFDS's
+_PART = re.compile(r"(\w+)(?:\[(\d*):(\d*)\])?")
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can hold one, UTF-8 cannot
 _TYPES: dict[str, type | tuple[type, ...]] = {
   "string": str,
@@ -49,6 +50,7 @@ class Dataset:
     files: the file of each split in that folder, by TFDS's names of the splits.
     features: of an example, as TFDS has them.
     read: reads one of the files.
+    beside: suffix of a second file of each split, which `read` finds beside the first one.
   """
 
   tfds: str
@@ -56,6 +58,7 @@ class Dataset:
   files: Mapping[str, str]
   features: Mapping[str, Feature]
   read: Reader
+  beside: str = ""
 
   @property
   def labels(self) -> tuple[str, ...]:
@@ -64,37 +67,65 @@ class Dataset:
     assert isinstance(names, tuple)
     return names
 
+  def paths(self, folder: Path, split: str) -> list[Path]:
+    """Returns the files that a split, or what is made of splits, is read from."""
+    paths = [folder / self.files[name] for name, _ in split_parts(split)]
+    return paths + [path.with_suffix(self.beside) for path in paths if self.beside]
+
   def examples(self, folder: Path, split: str) -> list[Example]:
-    """Returns the examples of a split from its file, with the features' types.
+    """Returns the examples of a split from its files, with the features' types.
+
+    Args:
+      folder: of the files.
+      split: one of the data set's, or made of them in TFDS's words (`split_parts`).
 
     Raises:
-      DataError: the file cannot be read, is empty, or has an example that is not as it should be.
+      DataError: a file cannot be read, the split is empty, or it has an example that is not as it
+        should be.
     """
-    path = folder / self.files[split]
-    try:
-      read = list(self.read(path))
-    except UnicodeDecodeError as error:
-      raise malformed(str(path), f"it is UTF-8 ({error})") from error
-    except OSError as error:
-      raise errors.DataError(
-        "A data set's file cannot be read.",
-        value=path,
-        rule=f"a readable file ({error.strerror})",
-      ) from error
+    read = [
+      (place, example, name)
+      for name, part in split_parts(split)
+      for place, example in self._read(folder / self.files[name])[part]
+    ]
     if not read:
       raise errors.DataError(
         f"The {split} split of {self.folder} is empty.",
-        value=path,
+        value=", ".join(map(str, self.paths(folder, split))),
         rule="at least one example",
         remedy="copy the file again, or take it away, and the split is left out.",
       )
     return [
       {
-        name: _checked(example, name, feature, place, split)
+        name: _checked(example, name, feature, place, published)
         for name, feature in self.features.items()
       }
-      for place, example in read
+      for place, example, published in read
     ]
+
+  def _read(self, path: Path) -> list[tuple[str, Example]]:
+    """Returns the examples of a file, with their places."""
+    try:
+      return list(self.read(path))
+    except UnicodeDecodeError as error:
+      raise malformed(str(path), f"it is UTF-8 ({error})") from error
+    except OSError as error:
+      raise errors.DataError(
+        "A data set's file cannot be read.",
+        value=error.filename or path,
+        rule=f"a readable file ({error.strerror})",
+      ) from error
+
+
+def split_parts(split: str) -> list[tuple[str, slice]]:
+  """Returns which examples of which splits make up one in TFDS's words: `train[:100]+validation`."""
+  parts = []
+  for text in split.split("+"):
+    part = _PART.fullmatch(text)
+    assert part, split
+    start, stop = (int(number) if number else None for number in part.group(2, 3))
+    parts.append((part[1], slice(start, stop)))
+  return parts
 
 
 def jsonl(parse: Callable[[Mapping[str, Any]], Iterable[Example]]) -> Reader:
@@ -162,7 +193,9 @@ def _checked(example: Any, name: str, feature: Feature, place: str, split: str) 
       raise malformed(place, f"{name} is {value!r}, and should be one of {', '.join(feature)}")
     return feature.index(value)
   values = value if feature.endswith("[]") else [value]
-  if not all(_is(item, feature.removesuffix("[]")) for item in values):
+  if not isinstance(values, list) or not all(
+    _is(item, feature.removesuffix("[]")) for item in values
+  ):
     raise malformed(place, f"{name} is {value!r}, and should be {feature}")
   return value
 
@@ -177,7 +210,7 @@ def source(
   dataset: Dataset,
   task_data_dir: str | os.PathLike[str] | None,
   tfds_data_dir: str | None,
-  splits: Iterable[str] | None = None,
+  splits: Iterable[str] | Mapping[str, str] | None = None,
 ) -> seqio.DataSource:
   """Returns a data set's source for seqio: its own files if they are there, else TFDS's.
 
@@ -185,15 +218,22 @@ def source(
     dataset: which.
     task_data_dir: TASK_DATA_DIR, which holds the data sets' folders.
     tfds_data_dir: TFDS_DATA_DIR; None: TFDS's default.
-    splits: those to be read; None: all. What is not there is left out.
+    splits: those to be read, or what each is made of (`split_parts`); None: all. What is not there
+      is left out.
 
   Raises:
     DataError: neither has any of the splits.
   """
-  wanted = list(dataset.files if splits is None else splits)
+  if not isinstance(splits, Mapping):
+    splits = {split: split for split in splits or dataset.files}
+  wanted = dict(splits)
   if task_data_dir is not None:
     folder = Path(task_data_dir).expanduser() / dataset.folder
-    there = [split for split in wanted if (folder / dataset.files[split]).is_file()]
+    there = {
+      split: made_of
+      for split, made_of in wanted.items()
+      if all(path.is_file() for path in dataset.paths(folder, made_of))
+    }
     if there:
       from switch_t5.data.downstream import local_source
 
@@ -203,7 +243,7 @@ def source(
 
 def _prepared(
   dataset: Dataset,
-  splits: list[str],
+  splits: dict[str, str],
   task_data_dir: str | os.PathLike[str] | None,
   tfds_data_dir: str | None,
 ) -> seqio.DataSource:
@@ -214,12 +254,17 @@ def _prepared(
 
   root = tfds_source.TfdsSource(dataset.tfds, (), tfds_data_dir).root()
   folder = tfds.core.Path(root) / dataset.tfds.replace(":", "/")
-  there = []
+  there = {}
   if (folder / "dataset_info.json").exists():  # TFDS writes it last
     known = tfds.builder_from_directory(folder).info.splits
-    there = [split for split in splits if split in known and known[split].num_examples]
+    there = {
+      split: made_of
+      for split, made_of in splits.items()
+      if all(name in known and known[name].num_examples for name, _ in split_parts(made_of))
+    }
   if not there:
-    files = ", ".join(dataset.files[split] for split in splits)
+    names = (path.name for made_of in splits.values() for path in dataset.paths(Path(), made_of))
+    files = ", ".join(dict.fromkeys(names))
     own = (
       Path(task_data_dir) / dataset.folder if task_data_dir else f"TASK_DATA_DIR/{dataset.folder}"
     )

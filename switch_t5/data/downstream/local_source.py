@@ -21,16 +21,16 @@ from switch_t5.data.downstream import datasets
 class LocalSource(seqio.DataSource):
   """The splits of a data set whose files are there."""
 
-  def __init__(self, dataset: datasets.Dataset, folder: Path, splits: Sequence[str]):
+  def __init__(self, dataset: datasets.Dataset, folder: Path, splits: Mapping[str, str]):
     """Opens nothing yet.
 
     Args:
       dataset: which.
       folder: of its files.
-      splits: those that are there.
+      splits: those that are there, and what of the data set's each is made of.
     """
-    super().__init__(splits)
-    self._dataset, self._folder = dataset, folder
+    super().__init__(list(splits))
+    self._dataset, self._folder, self._made_of = dataset, folder, dict(splits)
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -38,13 +38,16 @@ class LocalSource(seqio.DataSource):
     return False
 
   def list_shards(self, split: str) -> Sequence[str]:
-    """Returns the path of the split's file."""
-    return [str(self._folder / self._dataset.files[split])]
+    """Returns the paths of the split's files."""
+    return list(map(str, self._dataset.paths(self._folder, self._made_of[split])))
 
   def sha256(self, split: str) -> str:
-    """Returns the hash (hex) of the split's file."""
-    with open(self.list_shards(split)[0], "rb") as file:
-      return hashlib.file_digest(file, "sha256").hexdigest()
+    """Returns a hash (hex) of the split's files."""
+    whole = hashlib.sha256()
+    for path in self.list_shards(split):
+      with open(path, "rb") as file:
+        whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
 
   def get_dataset(
     self,
@@ -63,7 +66,7 @@ class LocalSource(seqio.DataSource):
       DataError: the file cannot be read, is empty or malformed.
     """
     del shard_info, sequence_length, use_cached, num_epochs
-    examples = self._dataset.examples(self._folder, split)
+    examples = self._dataset.examples(self._folder, self._made_of[split])
     columns = _columns(examples, self._dataset.features)
     numbers = tf.data.Dataset.range(len(examples))
     if shuffle:  # numbers, not examples: a saved position holds what is in the buffer

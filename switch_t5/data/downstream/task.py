@@ -21,7 +21,8 @@ class DownstreamTask:
       functions of a `tf.data.Dataset`. What else an example holds is there for `postprocess`.
     postprocess: what a decoded text means: f(text, example=None, is_target=False).
     metrics: of the task: f(targets, predictions), which are what `postprocess` returns.
-    splits: the data set's splits that the task has; None: all of them.
+    splits: the data set's splits that the task has, or what each of its splits is made of, in TFDS's
+      words (`train[:100]`, `train+validation`); None: all of the data set's.
     sentinel_of: the task that this one is with a sentinel around the gap: `<extra_id_0>` ends the
       inputs and opens the targets.
   """
@@ -31,7 +32,7 @@ class DownstreamTask:
   preprocessors: tuple[Callable[..., Any], ...]
   postprocess: Callable[..., Any] | None = None
   metrics: tuple[Callable[..., dict[str, float]], ...] = ()
-  splits: tuple[str, ...] | None = None
+  splits: tuple[str, ...] | Mapping[str, str] | None = None
   sentinel_of: str | None = None
 
 
