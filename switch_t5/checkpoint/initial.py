@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new run's first parameters, taken from another run's checkpoint: all of them, or some.
+"""A new run's first parameters, taken from another run's checkpoint: all of them, or some; or all
+of its state, with the optimizer's and the step.
 
 Which array goes where is said as T5X says it, by an assignment map: pairs of a regular expression,
 which must match the whole name of a parameter of the new run's model, and the name in the
@@ -13,7 +14,7 @@ import difflib
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import orbax.checkpoint as ocp
@@ -87,12 +88,53 @@ class SavedParameters:
 
   def load(self, like: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Each process and device reads its own shards."""
-    item = tree.nested({tuple(f"{_PARAMS}{name}".split("/")): x for name, x in like.items()})
-    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
-    arguments = RestoreState(item=item, restore_args=restore_args, partial_restore=True)
-    with ocp.Checkpointer(StateHandler()) as checkpointer:
-      restored = tree.leaves_by_path(checkpointer.restore(self.path, args=arguments))
-    return {name: restored[tuple(f"{_PARAMS}{name}".split("/"))] for name in like}
+    paths = {name: tuple(f"{_PARAMS}{name}".split("/")) for name in like}
+    restored = _restore(self.path, {path: like[name] for name, path in paths.items()})
+    return {name: restored[path] for name, path in paths.items()}
+
+
+class SavedState:
+  """The state of a checkpoint of ours, verified, for a new run that goes on with all of it.
+
+  Attributes:
+    path: of the checkpoint.
+    step: at which it was saved.
+
+  Args:
+    path: `.../checkpoint_<step>`.
+    abstract: the new run's state, jax.ShapeDtypeStruct with sharding for every leaf.
+
+  Raises:
+    CheckpointError: if it is damaged, or has other arrays than the new run.
+  """
+
+  def __init__(self, path: pathlib.Path, abstract: PyTree):
+    self.path, self._abstract = path, abstract
+    manifest = good_manifest(path, find_problems(path, None))
+    self.step = manifest.step
+    tree.check_same_arrays(
+      manifest.state,
+      tree.array_types(tree.leaves_by_path(abstract)),
+      str(path),
+      remedy="InitialCheckpoint.restore_optimizer = False takes the parameters alone; or train with "
+      "the model and the optimizer of the checkpoint (config.gin beside it)",
+    )
+
+  def load(self) -> PyTree:
+    """Returns the state, laid out as the new run's; each process and device reads its own shards."""
+    leaves = tree.leaves_by_path(self._abstract)
+    restored = _restore(self.path, leaves)
+    structure = jax.tree.structure(self._abstract)
+    return jax.tree.unflatten(structure, [restored[name] for name in leaves])
+
+
+def _restore(path: pathlib.Path, like: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+  """Returns the arrays at some paths of a checkpoint, with the shardings of those given."""
+  item = tree.nested(like)
+  restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+  arguments = RestoreState(item=item, restore_args=restore_args, partial_restore=True)
+  with ocp.Checkpointer(StateHandler()) as checkpointer:
+    return tree.leaves_by_path(checkpointer.restore(path, args=arguments))
 
 
 class InitialParameters:

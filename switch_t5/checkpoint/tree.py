@@ -43,13 +43,16 @@ def array_types(leaves: dict[tuple[str, ...], Any]) -> dict[str, str]:
   }
 
 
-def check_same_arrays(saved: dict[str, str], wanted: dict[str, str], where: str) -> None:
+def check_same_arrays(
+  saved: dict[str, str], wanted: dict[str, str], where: str, remedy: str | None = None
+) -> None:
   """Checks that a checkpoint holds the arrays that the run has.
 
   Args:
     saved: `array_types` of the checkpoint.
     wanted: `array_types` of the run.
     where: the checkpoint, for the message.
+    remedy: what to do if it does not; None: what one does whose own checkpoint it is.
 
   Raises:
     CheckpointError: with a line for each array that is missing, extra or different.
@@ -65,12 +68,12 @@ def check_same_arrays(saved: dict[str, str], wanted: dict[str, str], where: str)
     return
   # Parameters first: what differs in the optimizer follows from them.
   lines.sort(key=lambda line: not line[2:].startswith("params/"))
-  remedy = (
+  own_remedy = (
     "run with the configuration saved beside the checkpoint (config.gin), or choose another "
     "MODEL_DIR to begin anew"
   )
   if not any(name.startswith("opt_state/") for name in saved):
-    remedy = (
+    own_remedy = (
       "it has no optimizer state, as one that was imported: choose another MODEL_DIR, and begin "
       f"with INITIAL_CHECKPOINT_PATH = '{where}'"
     )
@@ -80,7 +83,7 @@ def check_same_arrays(saved: dict[str, str], wanted: dict[str, str], where: str)
     + indented(lines),
     value=where,
     rule="every array of the run is in the checkpoint, with the same shape and dtype",
-    remedy=remedy,
+    remedy=remedy or own_remedy,
   )
 
 

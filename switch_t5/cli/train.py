@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from switch_t5.checkpoint.initial import InitialParameters
+from switch_t5.checkpoint.initial import InitialParameters, SavedState
 from switch_t5.checkpoint.listing import list_steps
 from switch_t5.checkpoint.manager import CheckpointManager, RestoredCheckpoint
 from switch_t5.checkpoint.run_lock import RunLock
@@ -24,8 +24,8 @@ from switch_t5.cli.reporter import Reporter
 from switch_t5.cli.run_data import Reader, open_data
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.train_config import TrainConfig
-from switch_t5.errors import Interrupted
-from switch_t5.interop.initial import open_parameters
+from switch_t5.errors import ConfigError, Interrupted
+from switch_t5.interop.initial import open_parameters, open_state
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_places import router_places
 from switch_t5.training.eval_step import EvalStep
@@ -89,6 +89,17 @@ def short_of_places(model: ModelConfig, stack: str) -> str:
   )
 
 
+def check_steps_left(initial: SavedState, total_steps: int) -> None:
+  """Raises ConfigError if a run would begin where it is to end."""
+  if initial.step >= total_steps:
+    raise ConfigError(
+      "There is nothing to train.",
+      value=f"TRAIN_STEPS = {total_steps}; {initial.path} is of step {initial.step}",
+      rule="with InitialCheckpoint.restore_optimizer, TRAIN_STEPS counts the steps of the checkpoint too",
+      remedy=f"TRAIN_STEPS = {initial.step + total_steps} trains {total_steps} steps more",
+    )
+
+
 class Run:
   """One process's part of a training run.
 
@@ -148,10 +159,15 @@ class Run:
       self.finish(loop, interruption)
 
   def open_initial_checkpoint(self) -> None:
-    """Verifies what a new run's parameters start from; a run with checkpoints goes on with them."""
+    """Verifies what a new run starts from; a run with checkpoints goes on with them."""
     given = self.config.initial_checkpoint
-    self.initial = None
-    if given.path is not None and not list_steps(self.model_dir / "checkpoints"):
+    self.initial: InitialParameters | SavedState | None = None
+    if given.path is None or list_steps(self.model_dir / "checkpoints"):
+      return
+    if given.restore_optimizer:
+      self.initial = open_state(given.path, self.session.abstract)
+      check_steps_left(self.initial, self.config.total_steps)
+    else:
       shapes = self.session.definition.shapes
       source = open_parameters(given.path, self.session.model)
       self.initial = InitialParameters(source, shapes, given.assignment_map)
@@ -169,6 +185,12 @@ class Run:
   def first_state(self, restored: RestoredCheckpoint | None) -> TrainState:
     """Returns the newest good checkpoint's state, or a new one."""
     if restored is None:
+      if isinstance(self.initial, SavedState):
+        self.say(
+          f"Going on from step {self.initial.step} of {self.initial.path}, with its optimizer; the "
+          "data begin at their first row."
+        )
+        return self.initial.load()
       self.say(f"Starting from new parameters (seed {self.config.seed}).")
       session = self.session
       state = init_state(session.definition, session.optimizer, session.abstract, self.config.seed)

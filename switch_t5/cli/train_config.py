@@ -36,7 +36,7 @@ _MACROS = {
 
 @dataclasses.dataclass(frozen=True)
 class InitialCheckpoint:
-  """Parameters of another run that a new run starts from; its steps and optimizer begin anew.
+  """Parameters of another run that a new run starts from; steps and optimizer begin anew, or go on.
 
   A run that goes on with its own checkpoint does not look at it.
 
@@ -45,10 +45,23 @@ class InitialCheckpoint:
     assignment_map: pairs of a regular expression that matches a parameter's whole name, and its name
       in the checkpoint (with groups as \\1) or None to draw it anew. The first match counts; other
       parameters come by their own name.
+    restore_optimizer: whether the optimizer's state and the step are taken too, so that TRAIN_STEPS
+      counts what is past; from a checkpoint of ours, or of `convert import`. The data begin at their
+      first row.
   """
 
   path: str | None = None
   assignment_map: tuple[tuple[str, str | None], ...] = ()
+  restore_optimizer: bool = False
+
+  def __post_init__(self):
+    if self.restore_optimizer and (self.path is None or self.assignment_map):
+      raise ConfigError(
+        "InitialCheckpoint.restore_optimizer is not valid.",
+        value=f"path = {self.path!r}, assignment_map = {self.assignment_map!r}",
+        rule="all of one checkpoint's state is taken, each array by its own name",
+        remedy="set INITIAL_CHECKPOINT_PATH and no assignment_map, or leave restore_optimizer out",
+      )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a new run's parameters start from: a checkpoint of any format."""
+"""What a new run starts from: the parameters of a checkpoint of any format, or a state of ours."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from collections.abc import Mapping
 import jax
 
 from switch_t5.checkpoint import tree
-from switch_t5.checkpoint.initial import ParameterSource, SavedParameters
+from switch_t5.checkpoint.initial import ParameterSource, SavedParameters, SavedState
+from switch_t5.errors import CheckpointError
 from switch_t5.interop import detect
 from switch_t5.interop.checkpoint import StoredCheckpoint
 from switch_t5.interop.model_shape import deduce_model, expected_shapes
 from switch_t5.interop.own_names import stack_parameters
 from switch_t5.model.config import ModelConfig
+from switch_t5.types import PyTree
 
 
 def open_parameters(path: str, model: ModelConfig) -> ParameterSource:
@@ -31,6 +33,28 @@ def open_parameters(path: str, model: ModelConfig) -> ParameterSource:
   if kind == detect.OWN:
     return SavedParameters(found)
   return ForeignParameters(detect.open_checkpoint(found), model)
+
+
+def open_state(path: str, abstract: PyTree) -> SavedState:
+  """Opens the checkpoint at a path, whose optimizer and step a new run goes on with.
+
+  Args:
+    path: INITIAL_CHECKPOINT_PATH.
+    abstract: see `SavedState`.
+
+  Raises:
+    CheckpointError: if it is none of ours, is damaged, or has other arrays than the run.
+  """
+  kind, found = detect.detect(path)
+  if kind != detect.OWN:
+    raise CheckpointError(
+      "Optimizer and step are taken from checkpoints of ours only.",
+      value=f"{found} ({kind})",
+      rule="InitialCheckpoint.restore_optimizer is for what a run or `convert import` has saved",
+      remedy=f"`switch_t5 convert import --from={path} --to=FOLDER`, then "
+      "INITIAL_CHECKPOINT_PATH = 'FOLDER'; or InitialCheckpoint.restore_optimizer = False",
+    )
+  return SavedState(found, abstract)
 
 
 class ForeignParameters:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from switch_t5.checkpoint.initial import InitialParameters, SavedParameters, assign
+from switch_t5.checkpoint.initial import InitialParameters, SavedParameters, SavedState, assign
 from switch_t5.checkpoint.manager import CheckpointManager
 from switch_t5.errors import CheckpointError, ConfigError
 
@@ -100,3 +100,24 @@ def test_a_damaged_checkpoint_and_none_at_all_are_refused(saved, tmp_path):
   next(iter(saved.glob("d/*"))).write_bytes(b"")
   with pytest.raises(CheckpointError, match="damaged"):
     SavedParameters(saved)
+
+
+def test_a_whole_state_goes_on_with_its_step_in_the_new_runs_sharding(saved):
+  mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
+  state = {"params": params(1), "opt_state": {"v": jnp.zeros(3)}, "step": jnp.int32(0)}
+  state["params"]["table"] = jax.device_put(
+    state["params"]["table"], NamedSharding(mesh, PartitionSpec("data"))
+  )
+  opened = SavedState(saved, state)
+  assert opened.step == 7
+  loaded = opened.load()
+  want = {"params": params(0), "opt_state": {"v": jnp.ones(3)}, "step": jnp.int32(7)}
+  jax.tree.map(np.testing.assert_array_equal, loaded, want)
+  assert loaded["params"]["table"].sharding == state["params"]["table"].sharding
+
+
+def test_a_state_of_another_optimizer_is_refused_with_the_way_round(saved):
+  state = {"params": params(0), "opt_state": {"mu": jnp.zeros(3)}, "step": jnp.int32(0)}
+  with pytest.raises(CheckpointError, match=r"restore_optimizer = False") as error:
+    SavedState(saved, state)
+  assert "+ opt_state/mu" in str(error.value) and "- opt_state/v" in str(error.value)
