@@ -88,7 +88,9 @@ def beam_search(
       time=state.time + 1,
       tokens=_take(tokens, chosen),
       # The next position's own entries are the hypotheses' own.
-      ancestors=jnp.where((jnp.arange(length) > state.time)[None, None], own[None, :, None], ancestors),
+      ancestors=jnp.where(
+        (jnp.arange(length) > state.time)[None, None], own[None, :, None], ancestors
+      ),
       scores=running_scores,
       finished=finished,
       finished_scores=finished_scores,
@@ -107,7 +109,9 @@ def _best(scores: Array, count: int) -> tuple[Array, Array, Array]:
   batch_size, beams, num_ids = scores.shape
   # First of each hypothesis: what is sorted over all of them is short.
   of_each, ids = jax.lax.top_k(scores, min(count, num_ids))
-  best, place = jax.lax.top_k(of_each.reshape(batch_size, -1), min(count, beams * of_each.shape[-1]))
+  best, place = jax.lax.top_k(
+    of_each.reshape(batch_size, -1), min(count, beams * of_each.shape[-1])
+  )
   parents = (place // of_each.shape[-1]).astype(jnp.int32)
   ids = jnp.take_along_axis(ids.reshape(batch_size, -1), place, axis=1)
   return best, parents, ids.astype(jnp.int32)

@@ -42,9 +42,7 @@ class DecodingConfig:
 
   def __post_init__(self):
     for name, least in (("max_tokens", 1), ("num_beams", 1), ("top_k", 0), ("num_return", 1)):
-      self._check(
-        _is_whole(getattr(self, name), least), name, f"a whole number, at least {least}"
-      )
+      self._check(_is_whole(getattr(self, name), least), name, f"a whole number, at least {least}")
     self._check(_is_whole(self.seed, 0) and self.seed < 2**32, "seed", "0 to 2**32 - 1")
     self._check(_is_number(self.length_penalty), "length_penalty", "a finite number")
     self._check(

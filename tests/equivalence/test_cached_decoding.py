@@ -50,9 +50,7 @@ def cached_logits(definition, params, batch, hypotheses=1, ancestors=None):
   model = definition.build(params)
   segment_ids = batch[features.ENCODER_SEGMENT_IDS]
   encoded, _ = model.encode(batch[features.ENCODER_INPUT_TOKENS], segment_ids, capacity_factor=None)
-  decoder = CachedDecoder(
-    model, encoded, segment_ids, max_length=length, num_hypotheses=hypotheses
-  )
+  decoder = CachedDecoder(model, encoded, segment_ids, max_length=length, num_hypotheses=hypotheses)
   own = jnp.arange(hypotheses, dtype=jnp.int32)[None, :, None]
   own = jnp.broadcast_to(own, (rows, hypotheses, length))
   running = jnp.ones((rows, hypotheses), bool)
@@ -110,7 +108,9 @@ def test_hypotheses_share_a_cache_and_can_go_on_from_each_other(
 
 
 @pytest.mark.parametrize("mesh_shape", [(2, 2, 2), (1, 8, 1)])
-def test_cached_logits_do_not_depend_on_the_mesh(tiny_config, random_params, tiny_batch, mesh_shape):
+def test_cached_logits_do_not_depend_on_the_mesh(
+  tiny_config, random_params, tiny_batch, mesh_shape
+):
   definition = define_model(tiny_config)
   params, batch = random_params(definition), tiny_batch(LENGTHS)
   logits = {}
@@ -119,6 +119,4 @@ def test_cached_logits_do_not_depend_on_the_mesh(tiny_config, random_params, tin
       run = jax.jit(lambda p, b: cached_logits(definition, p, b, 2))
       logits[shape] = jax.device_get(run(params, batch))
   want = logits[1, 1, 1]
-  np.testing.assert_allclose(
-    logits[mesh_shape], want, rtol=1e-4, atol=2e-5 * np.abs(want).max()
-  )
+  np.testing.assert_allclose(logits[mesh_shape], want, rtol=1e-4, atol=2e-5 * np.abs(want).max())
