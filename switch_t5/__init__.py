@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from switch_t5.inference.text_model import TextModel
 
 __version__ = "0.1.0"
 
@@ -25,3 +29,10 @@ def _keep_freed_memory() -> None:
 
 if sys.platform == "linux" and "jax" not in sys.modules:
   _keep_freed_memory()
+
+
+def load(path: str, **options: Any) -> TextModel:
+  """Opens a checkpoint of any format as a model that generates and scores: see `cli.load.load`."""
+  from switch_t5.cli.load import load
+
+  return load(path, **options)

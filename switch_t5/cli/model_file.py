@@ -75,11 +75,17 @@ def vocabulary(config_file: Path) -> Path | None:
   return None if dataset is None else Path(dataset.vocabulary_path or embedded_vocabulary_path())
 
 
+def model(config_file: Path) -> ModelConfig | None:
+  """Returns the model of a run's config.gin; None if there is no such file, or it does not say."""
+  found: ModelConfig | None = _call(config_file, "ModelConfig")
+  return found
+
+
 def check_plain_routing(config_file: Path) -> None:
   """Raises ConfigError if a run's config.gin routes as Hugging Face's class does not."""
-  model: ModelConfig | None = _call(config_file, "ModelConfig")
-  for stack in model.sparse_stacks if model else ():
-    router, plain = model.router(stack), RouterConfig()  # type: ignore[union-attr]
+  config = model(config_file)
+  for stack in config.sparse_stacks if config else ():
+    router, plain = config.router(stack), RouterConfig()  # type: ignore[union-attr]
     names = ("kind", "num_selected_experts", "scores")
     if any(getattr(router, name) != getattr(plain, name) for name in names):
       raise ConfigError(

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a path to a model that is ready to be asked: `switch_t5.load`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from switch_t5.checkpoint.initial import InitialParameters, ParameterSource, SavedParameters
+from switch_t5.checkpoint.manager import CONFIG
+from switch_t5.cli import model_file
+from switch_t5.data.vocabulary import Vocabulary
+from switch_t5.errors import CheckpointError
+from switch_t5.inference.text_model import TextModel
+from switch_t5.interop import detect
+from switch_t5.interop.convert import model_of
+from switch_t5.interop.huggingface import TOKENIZER
+from switch_t5.interop.initial import ForeignParameters
+from switch_t5.model.config import ModelConfig
+from switch_t5.model.definition import ModelDefinition, define_model
+from switch_t5.sharding.mesh import MeshShape, make_mesh
+from switch_t5.sharding.rules import check_divides, named_sharding
+from switch_t5.types import PyTree
+
+
+def load(
+  path: str | Path,
+  *,
+  vocabulary_path: str | Path | None = None,
+  batch_size: int = 8,
+  mesh_shape: tuple[int, int, int] = (1, 1, 1),
+  dtype: str | None = None,
+) -> TextModel:
+  """Opens a checkpoint of any format that `convert` knows.
+
+  Args:
+    path: of a checkpoint, or of a run's folder, whose newest checkpoint is meant.
+    vocabulary_path: a SentencePiece model; None: the one that a run's configuration names or that
+      lies beside the checkpoint.
+    batch_size: texts that are worked through at a time.
+    mesh_shape: devices along (data, expert, model).
+    dtype: of the activations, "float32" or "bfloat16"; None: as the run was trained, and float32 for
+      other checkpoints.
+
+  Raises:
+    CheckpointError: if there is no checkpoint, or it is damaged, or no vocabulary is known.
+    MeshError: if the model does not divide over the mesh.
+  """
+  kind, found = detect.detect(path)
+  vocabulary, config = None, None
+  if kind == detect.OWN:
+    config, vocabulary = _own(found)
+    source: ParameterSource = SavedParameters(found)
+  if config is None:  # what the arrays say
+    checkpoint = detect.open_checkpoint(found)
+    config = dataclasses.replace(model_of(checkpoint), activation_dtype="float32")
+    vocabulary = vocabulary or checkpoint.tokenizer
+  if kind != detect.OWN:
+    source = ForeignParameters(checkpoint, config)
+  words = Vocabulary(_vocabulary_path(found, vocabulary_path, vocabulary))
+  definition = define_model(_for_inference(config, dtype))
+  mesh = make_mesh(MeshShape.parse(mesh_shape))
+  initial = InitialParameters(source, definition.shapes)
+  params = initial.load(_abstract_params(definition, mesh))
+  return TextModel(definition, params, words, mesh, batch_size=batch_size)
+
+
+def _own(checkpoint: Path) -> tuple[ModelConfig | None, Path | None]:
+  """Returns the model and the vocabulary that a checkpoint of ours says, as far as it says them."""
+  config_file = checkpoint / CONFIG
+  vocabulary = model_file.vocabulary(config_file)
+  if vocabulary is None:  # it was imported
+    beside = checkpoint.parent.parent / TOKENIZER
+    vocabulary = beside if beside.is_file() else None
+  return model_file.model(config_file), vocabulary
+
+
+def _vocabulary_path(checkpoint: Path, given: str | Path | None, known: Path | None) -> str | Path:
+  path = given or known
+  if path is None:
+    raise CheckpointError(
+      "The checkpoint does not say which vocabulary it was trained with.",
+      value=checkpoint,
+      rule="texts become ids by a SentencePiece model",
+      remedy="vocabulary_path='path/to/spiece.model' (--vocabulary_path on the command line)",
+    )
+  return path
+
+
+def _for_inference(config: ModelConfig, dtype: str | None) -> ModelConfig:
+  """Returns the model with groups of one sequence: nothing is dropped, so they are of no account."""
+  changes: dict[str, object] = {"group_size": None, "decoder_sequences_per_group": None}
+  changes["sequences_per_group"] = 1 if config.num_experts else None
+  if dtype is not None:
+    changes["activation_dtype"] = dtype
+  return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+def _abstract_params(definition: ModelDefinition, mesh: jax.sharding.Mesh) -> PyTree:
+  """Returns the parameters' shapes and shardings."""
+
+  def place(path, leaf, axes):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    check_divides(dict(mesh.shape), name, leaf.shape, axes)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=named_sharding(mesh, axes))
+
+  return jax.tree_util.tree_map_with_path(place, definition.shapes, definition.axes)
