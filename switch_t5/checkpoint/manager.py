@@ -73,7 +73,7 @@ class CheckpointManager:
 
   Args:
     directory: `<MODEL_DIR>/checkpoints`; made by the first save.
-    keep: how many good checkpoints to keep, the newest ones.
+    keep: how many good checkpoints to keep, the newest ones; beside one that is protected.
   """
 
   def __init__(self, directory: str | pathlib.Path, *, keep: int = 3):
@@ -83,6 +83,7 @@ class CheckpointManager:
     self._keep = keep
     self._step: int | None = None  # restored or saved last: where this run has got to
     self._saving: int | None = None
+    self._protected: int | None = None
     self._types: dict[str, str] = {}  # of the arrays being saved
     self._checkpointer = StateCheckpointer(self._commit)
 
@@ -117,6 +118,10 @@ class CheckpointManager:
     except OSError as error:
       raise _save_error(self._directory, step, error) from error
     self._saving = step
+
+  def protect(self, step: int | None) -> None:
+    """Never deletes the checkpoint of this step, and may delete the one protected before."""
+    self._protected = step
 
   def wait(self) -> None:
     """Returns once the last save is committed on disk.
@@ -264,6 +269,8 @@ class CheckpointManager:
     for step in reversed(list_steps(self._directory)):
       path = step_path(self._directory, step)
       if good == self._keep:
+        if step == self._protected:
+          continue
         # Renamed first: killed half-way, it must not look like a damaged checkpoint.
         shutil.rmtree(path.rename(path.with_name(path.name + _DELETING)))
       elif not find_problems(path, step, hashes=False):

@@ -135,6 +135,21 @@ def test_the_newest_are_kept(tmp_path):
   manager.close()
 
 
+def test_one_that_is_protected_is_kept_beside_them_until_another_is(tmp_path):
+  manager = CheckpointManager(directory(tmp_path), keep=2)
+  save(manager, 1)
+  manager.protect(1)
+  for step in (2, 3, 4):
+    save(manager, step)
+  manager.wait()
+  assert list_steps(directory(tmp_path)) == [1, 3, 4]
+  manager.protect(4)
+  save(manager, 5)
+  manager.wait()
+  assert list_steps(directory(tmp_path)) == [4, 5]
+  manager.close()
+
+
 def test_a_truncated_checkpoint_does_not_count_as_kept(tmp_path):
   manager = CheckpointManager(directory(tmp_path), keep=2)
   for step in (1, 2):
