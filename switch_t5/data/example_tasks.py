@@ -73,7 +73,7 @@ class ExampleTask:
       "data": str(getattr(getattr(task.source, "tfds_dataset", None), "name", "")),
       "splits": {split: _split_contents(task.source, split) for split in self.splits()},
     }
-    lengths = self._needed_lengths()
+    lengths = self.needed_lengths()
     return {
       "seqio": self.name,
       "steps": ", ".join(_function(step).__name__ for step in task.preprocessors),
@@ -114,7 +114,7 @@ class ExampleTask:
     )
     try:
       dataset = self._task().get_dataset(
-        sequence_length=self._needed_lengths(),
+        sequence_length=self.needed_lengths(),
         split=split,
         shuffle=False,
         seed=_SEED,
@@ -132,7 +132,7 @@ class ExampleTask:
 
     return streaming.find_task(self.name)
 
-  def _needed_lengths(self) -> dict[str, int] | None:
+  def needed_lengths(self) -> dict[str, int] | None:
     """Returns the feature lengths if a step depends on them, other than by cutting at the end."""
     steps = list(self._task().preprocessors)
     if steps and _appends_eos_after_trim(steps[-1]):
