@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-  from switch_t5.inference.text_model import TextModel
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -31,8 +28,10 @@ if sys.platform == "linux" and "jax" not in sys.modules:
   _keep_freed_memory()
 
 
-def load(path: str, **options: Any) -> TextModel:
-  """Opens a checkpoint of any format as a model that generates and scores: see `cli.load.load`."""
-  from switch_t5.cli.load import load
+def __getattr__(name: str) -> Any:
+  """`switch_t5.load` is imported when it is asked for: it brings JAX and all of the package."""
+  if name == "load":
+    from switch_t5.cli.load import load
 
-  return load(path, **options)
+    return load
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
