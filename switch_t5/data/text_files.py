@@ -111,7 +111,7 @@ def find_files(patterns: str | Sequence[str]) -> tuple[str, ...]:
   return tuple(sorted(files))
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
   """One line: its number from 1, the byte where it begins, and its text, or what is wrong with it."""
 
   number: int
@@ -140,7 +140,7 @@ def read_documents(path: str, budget: documents_lib.SkipBudget | None = None) ->
   """
   budget = budget or documents_lib.SkipBudget()
   before, lines_read, lines_skipped = budget.skipped, 0, 0
-  lines, empty = _lines(path), True
+  lines, empty = read_lines(path), True
   is_json = path.removesuffix(".gz").endswith(".jsonl")
   for piece in _json_lines(path, lines) if is_json else _paragraphs(lines, budget):
     if piece.fault is not None:
@@ -170,7 +170,7 @@ def read_documents(path: str, budget: documents_lib.SkipBudget | None = None) ->
     )
 
 
-def _paragraphs(lines: Iterable[_Line], budget: documents_lib.SkipBudget) -> Iterator[_Piece]:
+def _paragraphs(lines: Iterable[Line], budget: documents_lib.SkipBudget) -> Iterator[_Piece]:
   """Yields the documents of plain text.
 
   Whether blank lines separate them is known at the first one that has text before and after it; the
@@ -207,20 +207,21 @@ def _join(lines: Sequence[_Piece], surplus: int) -> _Piece:
   return _Piece(text, len(lines) + surplus, fault)
 
 
-def _json_lines(path: str, lines: Iterable[_Line]) -> Iterator[_Piece]:
+def _json_lines(path: str, lines: Iterable[Line]) -> Iterator[_Piece]:
   """Yields the documents of JSON lines."""
   for line in lines:
     if line.fault is not None or not line.text.strip():
       yield _Piece("", 1, line.fault)
       continue
     try:
-      yield _Piece(_json_text(line.text, _place(path, line.number, line.offset)))
+      place = line_place(path, line)
+      yield _Piece(json_texts(line.text, place, (TEXT_KEY,))[TEXT_KEY])
     except errors.DataError as fault:
       yield _Piece("", 1, fault)
 
 
-def _json_text(line: str, place: str) -> str:
-  """Returns the text of a JSON line; raises a DataError if it has none."""
+def json_texts(line: str, place: str, keys: Sequence[str]) -> dict[str, str]:
+  """Returns the texts of these keys of a JSON line; raises a DataError if it has not all of them."""
   try:
     record = json.loads(line)
   except (ValueError, RecursionError) as error:
@@ -230,21 +231,22 @@ def _json_text(line: str, place: str) -> str:
       rule=f"one JSON object per line ({error})",
       remedy="mend or remove the line.",
     ) from error
-  if not isinstance(record, dict) or not isinstance(record.get(TEXT_KEY), str):
-    raise errors.DataError(
-      f'A JSON line has no "{TEXT_KEY}".',
-      value=place,
-      rule=f'each line is an object whose key "{TEXT_KEY}" holds a string',
-      remedy=f'name the key "{TEXT_KEY}", or convert the file to .txt.',
-    )
-  if not _is_unicode(record[TEXT_KEY]):
-    raise errors.DataError(
-      "A JSON line holds half a character.",
-      value=place,
-      rule=r"escapes from \ud800 to \udfff come in pairs",
-      remedy="mend or remove the line.",
-    )
-  return record[TEXT_KEY]
+  for key in keys:
+    if not isinstance(record, dict) or not isinstance(record.get(key), str):
+      raise errors.DataError(
+        f'A JSON line has no "{key}".',
+        value=place,
+        rule=f'each line is an object whose key "{key}" holds a string',
+        remedy=f'name the key "{key}", or mend the line.',
+      )
+    if not _is_unicode(record[key]):
+      raise errors.DataError(
+        "A JSON line holds half a character.",
+        value=place,
+        rule=r"escapes from \ud800 to \udfff come in pairs",
+        remedy="mend or remove the line.",
+      )
+  return {key: record[key] for key in keys}
 
 
 def _is_unicode(text: str) -> bool:
@@ -255,8 +257,12 @@ def _is_unicode(text: str) -> bool:
   return True
 
 
-def _lines(path: str) -> Iterator[_Line]:
-  """Yields the lines of a file without their ends, each held in memory alone."""
+def read_lines(path: str) -> Iterator[Line]:
+  """Yields the lines of a file without their ends, each held in memory alone.
+
+  Raises:
+    DataError: the file cannot be read to its end; what is wrong with a line alone is in the line.
+  """
   try:
     with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
       number = offset = 0
@@ -268,14 +274,14 @@ def _lines(path: str) -> Iterator[_Line]:
           offset += len(line)
         else:
           length = len(line) + _pass_rest(file)
-          yield _Line(number, offset, "", _too_long(_place(path, number, offset), length))
+          yield Line(number, offset, "", _too_long(_place(path, number, offset), length))
           offset += length
   except (EOFError, gzip.BadGzipFile, zlib.error) as error:
     raise errors.DataError(
       "A compressed file is damaged.",
       value=path,
       rule=f"a complete gzip file ({error})",
-      remedy="copy the file again, or take it out of TEXT_FILES.",
+      remedy="copy the file again, or leave it out.",
     ) from error
   except OSError as error:
     raise _unreadable(path, error) from error
@@ -291,12 +297,12 @@ def _pass_rest(file: gzip.GzipFile | BufferedReader) -> int:
   return length
 
 
-def _decode(path: str, number: int, offset: int, line: bytes) -> _Line:
+def _decode(path: str, number: int, offset: int, line: bytes) -> Line:
   if line.endswith(b"\n"):
     line = line[: -2 if line.endswith(b"\r\n") else -1]
   start = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
   try:
-    return _Line(number, offset, line[start:].decode("utf-8"))
+    return Line(number, offset, line[start:].decode("utf-8"))
   except UnicodeDecodeError as error:
     start += error.start
     fault = errors.DataError(
@@ -305,7 +311,7 @@ def _decode(path: str, number: int, offset: int, line: bytes) -> _Line:
       rule=f"text is UTF-8 ({error.reason})",
       remedy="convert it, for example: iconv -f LATIN1 -t UTF-8 OLD > NEW.",
     )
-    return _Line(number, offset, "", fault)
+    return Line(number, offset, "", fault)
 
 
 def _too_long(place: str, length: int) -> errors.DataError:
@@ -315,6 +321,11 @@ def _too_long(place: str, length: int) -> errors.DataError:
     rule=f"a line has at most {MAX_LINE_BYTES:,} bytes: it is held in memory whole",
     remedy="break the line up, or remove it.",
   )
+
+
+def line_place(path: str, line: Line) -> str:
+  """Returns where a line is, for an error."""
+  return _place(path, line.number, line.offset)
 
 
 def _place(path: str, number: int, offset: int) -> str:
@@ -334,5 +345,5 @@ def _unreadable(path: str, error: OSError) -> errors.DataError:
     "A text file cannot be read.",
     value=path,
     rule=f"a readable file ({error.strerror})",
-    remedy="check the file and its permissions, or take it out of TEXT_FILES.",
+    remedy="check the path, the file and its permissions, or leave it out.",
   )
