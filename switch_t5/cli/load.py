@@ -48,6 +48,39 @@ def load(
     CheckpointError: if there is no checkpoint, or it is damaged, or no vocabulary is known.
     MeshError: if the model does not divide over the mesh.
   """
+  found = find(path, vocabulary_path)
+  return found.load(batch_size=batch_size, mesh_shape=mesh_shape, dtype=dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundModel:
+  """A checkpoint that was found and understood; its arrays are not read yet.
+
+  Attributes:
+    path: of the checkpoint itself.
+    config: of its model.
+    vocabulary: of its texts.
+    source: of its parameters.
+  """
+
+  path: Path
+  config: ModelConfig
+  vocabulary: Vocabulary
+  source: ParameterSource
+
+  def load(
+    self, *, batch_size: int, mesh_shape: tuple[int, int, int], dtype: str | None
+  ) -> TextModel:
+    """Reads the arrays; see `load`."""
+    definition = define_model(_for_inference(self.config, dtype))
+    mesh = make_mesh(MeshShape.parse(mesh_shape))
+    initial = InitialParameters(self.source, definition.shapes)
+    params = initial.load(_abstract_params(definition, mesh))
+    return TextModel(definition, params, self.vocabulary, mesh, batch_size=batch_size)
+
+
+def find(path: str | Path, vocabulary_path: str | Path | None = None) -> FoundModel:
+  """Finds a checkpoint and its vocabulary; see `load`."""
   kind, found = detect.detect(path)
   vocabulary, config = None, None
   if kind == detect.OWN:
@@ -60,11 +93,7 @@ def load(
   if kind != detect.OWN:
     source = ForeignParameters(checkpoint, config)
   words = Vocabulary(_vocabulary_path(found, vocabulary_path, vocabulary))
-  definition = define_model(_for_inference(config, dtype))
-  mesh = make_mesh(MeshShape.parse(mesh_shape))
-  initial = InitialParameters(source, definition.shapes)
-  params = initial.load(_abstract_params(definition, mesh))
-  return TextModel(definition, params, words, mesh, batch_size=batch_size)
+  return FoundModel(found, config, words, source)
 
 
 def _own(checkpoint: Path) -> tuple[ModelConfig | None, Path | None]:
@@ -84,7 +113,8 @@ def _vocabulary_path(checkpoint: Path, given: str | Path | None, known: Path | N
       "The checkpoint does not say which vocabulary it was trained with.",
       value=checkpoint,
       rule="texts become ids by a SentencePiece model",
-      remedy="vocabulary_path='path/to/spiece.model' (--vocabulary_path on the command line)",
+      remedy="vocabulary_path='path/to/spiece.model'; on the command line --vocabulary_path=FILE, or "
+      "VOCABULARY_PATH where a gin file is run",
     )
   return path
 
