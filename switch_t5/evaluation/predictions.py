@@ -133,6 +133,13 @@ def in_parts(
   return found
 
 
+def cut(ids: list[int], length: int, *, keeps_eos: bool) -> list[int]:
+  """Returns the first `length` ids; the last of them is EOS where the task keeps it."""
+  if len(ids) <= length:
+    return ids
+  return [*ids[: length - 1], ids[-1]] if keeps_eos else ids[:length]
+
+
 def _row(answer: Answer) -> dict[str, Any]:
   row = {
     name: plain(answer.example[name]) for name in sorted(answer.example) if _is_number_of(name)

@@ -22,7 +22,7 @@ from switch_t5 import errors
 from switch_t5.data import documents, streaming
 from switch_t5.data.example_tasks import ExampleTask
 from switch_t5.decoding.config import DecodingConfig
-from switch_t5.evaluation.predictions import Answer, Predictor, TaskResult, in_parts
+from switch_t5.evaluation.predictions import Answer, Predictor, TaskResult, cut, in_parts
 
 _FEATURES = ("inputs", "targets")
 _UNKNOWN = "<unk>"  # the targets of examples without labels
@@ -131,9 +131,10 @@ class _TaskExamples:
       whole = [np.asarray(example[feature]).tolist() for example in self.examples]
       self.too_long[feature] = sum(len(ids) > length for ids in whole)
       keeps_eos = feature in described.kept_eos()
-      self._ids[feature] = [_cut(ids, length, keeps_eos=keeps_eos) for ids in whole]
+      self._ids[feature] = [cut(ids, length, keeps_eos=keeps_eos) for ids in whole]
     self._texts = {
-      feature: [self._text(example, feature) for example in self.examples] for feature in self._ids
+      feature: [feature_text(self._task, example, feature) for example in self.examples]
+      for feature in self._ids
     }
     self._targets = [
       self._task.postprocess_fn(text, example=example, is_target=True)
@@ -220,16 +221,6 @@ class _TaskExamples:
     """Whether the split has targets: test splits of benchmarks have none."""
     return any(text != _UNKNOWN for text in self._texts["targets"])
 
-  def _text(self, example: Mapping[str, Any], feature: str) -> str:
-    """Returns a feature's text, as it was before it was tokenised where the task keeps that."""
-    text = example.get(f"{feature}_pretokenized")
-    if isinstance(text, bytes):
-      return text.decode("utf-8", errors="replace")
-    if isinstance(text, str):
-      return text
-    vocabulary = self._task.output_features[feature].vocabulary
-    return vocabulary.decode(np.asarray(example[feature]).tolist())
-
 
 def has_metrics(name: str) -> bool:
   """Whether a task of seqio's registries names metrics."""
@@ -240,6 +231,17 @@ def has_metrics(name: str) -> bool:
 def has_split(name: str, split: str) -> bool:
   """Whether a task of seqio's registries has a split."""
   return split in streaming.find_task(name).splits
+
+
+def feature_text(task: seqio.Task, example: Mapping[str, Any], feature: str) -> str:
+  """Returns a feature's text, as it was before it was tokenised where the task keeps that."""
+  text = example.get(f"{feature}_pretokenized")
+  if isinstance(text, bytes):
+    return text.decode("utf-8", errors="replace")
+  if isinstance(text, str):
+    return text
+  vocabulary = task.output_features[feature].vocabulary
+  return vocabulary.decode(np.asarray(example[feature]).tolist())
 
 
 def _checked(task: seqio.Task, split: str) -> seqio.Task:
@@ -258,10 +260,3 @@ def _checked(task: seqio.Task, split: str) -> seqio.Task:
       rule=f"one of {', '.join(map(str, task.splits))}",
     )
   return task
-
-
-def _cut(ids: list[int], length: int, *, keeps_eos: bool) -> list[int]:
-  """Returns the first `length` ids; the last of them is EOS where the task keeps it."""
-  if len(ids) <= length:
-    return ids
-  return [*ids[: length - 1], ids[-1]] if keeps_eos else ids[:length]
