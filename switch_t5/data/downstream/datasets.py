@@ -147,9 +147,7 @@ def jsonl(parse: Callable[[Mapping[str, Any]], Iterable[Example]]) -> Reader:
   return read
 
 
-def parsed(
-  parse: Callable[[Mapping[str, Any]], Iterable[Example]], row: Mapping[str, Any], place: str
-) -> list[Example]:
+def parsed(parse: Callable[[Any], Iterable[Any]], row: Any, place: str) -> list[Any]:
   """Returns the examples of a row; raises a DataError with the place if it is not as it should be."""
   try:
     return list(parse(row))

@@ -15,13 +15,23 @@ from absl import logging
 
 from switch_t5 import errors
 from switch_t5.data import documents, tfds_source, vocabulary
-from switch_t5.data.downstream import datasets, superglue_tasks
+from switch_t5.data.downstream import (
+  anli,
+  choices,
+  closed_book,
+  datasets,
+  squad,
+  summaries,
+  superglue_tasks,
+  wmt,
+)
 from switch_t5.data.downstream.task import DownstreamTask
 
 if TYPE_CHECKING:
   import seqio
 
-_FAMILIES = (superglue_tasks.FAMILY,)
+_MODULES = (superglue_tasks, squad, summaries, choices, anli, closed_book, wmt)
+_FAMILIES = tuple(module.FAMILY for module in _MODULES)
 _TASKS = {task.name: task for family in _FAMILIES for task in family.tasks}
 _MIXTURES = {name: rates for family in _FAMILIES for name, rates in family.mixtures.items()}
 
