@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from switch_t5.cli.dataset import DatasetConfig
+from switch_t5.cli.infer_config import InferConfig, LoadConfig
 from switch_t5.cli.train_config import EvalConfig, InitialCheckpoint, TrainConfig
+from switch_t5.decoding.config import DecodingConfig
 from switch_t5.losses.objective import LossConfig
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_config import RouterConfig
@@ -18,11 +20,14 @@ from switch_t5.optim.schedules import learning_rate_schedule
 CONFIGURABLES: dict[str, Callable[..., Any]] = {
   "train": TrainConfig,
   "evaluate": EvalConfig,
+  "infer": InferConfig,
+  "LoadConfig": LoadConfig,
   "ModelConfig": ModelConfig,
   "RouterConfig": RouterConfig,
   "DatasetConfig": DatasetConfig,
   "LossConfig": LossConfig,
   "InitialCheckpoint": InitialCheckpoint,
+  "DecodingConfig": DecodingConfig,
   "adafactor": adafactor,
   "adamw": adamw,
   "learning_rate_schedule": learning_rate_schedule,

@@ -29,7 +29,7 @@ MODEL_FILE = "model.gin"
 def run(command_line: CommandLine) -> None:
   """Converts one checkpoint and says what became of it."""
   action = _check(command_line)
-  source = open_source(str(command_line.convert_from))
+  source = open_source(str(command_line.from_path))
   if action == "import":
     _import(command_line, source)
   else:
@@ -53,7 +53,7 @@ def describe_model(config: ModelConfig) -> str:
 
 
 def _import(command_line: CommandLine, source: StoredCheckpoint) -> None:
-  kind, _ = detect.detect(str(command_line.convert_from))
+  kind, _ = detect.detect(str(command_line.from_path))
   if command_line.format not in (None, kind):
     raise ConfigError(
       "The checkpoint has another format than --format says.",
@@ -110,7 +110,7 @@ def _check(command_line: CommandLine) -> str:
       rule=USAGE,
       remedy=suggest(arguments[0], ACTIONS) if arguments else None,
     )
-  for name, value in (("--from", command_line.convert_from), ("--to", command_line.to)):
+  for name, value in (("--from", command_line.from_path), ("--to", command_line.to)):
     if not value:
       raise ConfigError(f"{name} is missing.", rule=USAGE)
   formats = convert.EXPORTED if arguments[0] == "export" else detect.FORMATS

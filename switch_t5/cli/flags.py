@@ -33,8 +33,9 @@ class CommandLine:
     dry_run: check everything, train nothing.
     trace_steps: first and last step of a profiler trace, or None.
     job: (I, N), this job's number, from 0, and how many share the work; None is (0, 1).
-    convert_from: --from: the checkpoint to convert.
-    to: the folder to write to.
+    from_path: --from: the checkpoint to convert, or to ask.
+    to: the folder or file to write to.
+    vocabulary_path: of the checkpoint of --from.
     format: of a checkpoint.
     debug: show tracebacks.
     json: print one JSON object.
@@ -55,8 +56,9 @@ class CommandLine:
   dry_run: bool = False
   trace_steps: tuple[int, int] | None = None
   job: tuple[int, int] | None = None
-  convert_from: str | None = None
+  from_path: str | None = None
   to: str | None = None
+  vocabulary_path: str | None = None
   format: str | None = None
   debug: bool = False
   json: bool = False
@@ -76,14 +78,15 @@ HELP = (
   ("--coordinator_address=HOST:PORT", "of process 0, in a run of several processes"),
   ("--process_count=N", "processes of the run"),
   ("--process_index=I", "which of them this is, from 0"),
-  ("--dry_run", "check everything, then stop (train)"),
+  ("--dry_run", "check everything, then stop (train, infer)"),
   ("--trace_steps=A:B", "write a profiler trace of steps A to B to MODEL_DIR/trace (train)"),
-  ("--job=I/N", "do part I of N, from 0; all may run at once (cache)"),
-  ("--from=PATH", "a checkpoint of any format (convert)"),
-  ("--to=FOLDER", "where to write the checkpoint (convert)"),
+  ("--job=I/N", "do part I of N, from 0; all may run at once (cache, infer)"),
+  ("--from=PATH", "a checkpoint of any format (convert, generate, score)"),
+  ("--vocabulary_path=FILE", "its SentencePiece model, if it has none (generate, score)"),
+  ("--to=PATH", "the folder or file to write (convert, score)"),
   ("--format=FORMAT", "t5x, orbax, huggingface or safetensors (convert)"),
   ("--debug", "show tracebacks"),
-  ("--json", "print JSON (config, eval, checkpoint)"),
+  ("--json", "print JSON (config, eval, checkpoint, generate, score)"),
   ("--list", "print what gin may configure (config)"),
 )
 
@@ -99,7 +102,7 @@ def _define() -> flags.FlagValues:
   flags.DEFINE_integer("emulate_devices", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_string("coordinator_address", None, "", flag_values=values)
   flags.DEFINE_string("trace_steps", None, "", flag_values=values)
-  for name in ("job", "from", "to", "format"):
+  for name in ("job", "from", "to", "vocabulary_path", "format"):
     flags.DEFINE_string(name, None, "", flag_values=values)
   flags.DEFINE_integer("process_count", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("process_index", None, "", lower_bound=0, flag_values=values)
@@ -143,8 +146,9 @@ def parse(argv: Sequence[str]) -> CommandLine:
     dry_run=found["dry_run"],
     trace_steps=_parse_steps(found["trace_steps"]),
     job=_parse_job(found["job"]),
-    convert_from=found["from"],
+    from_path=found["from"],
     to=found["to"],
+    vocabulary_path=found["vocabulary_path"],
     format=found["format"],
     debug=found["debug"],
     json=found["json"],

@@ -57,8 +57,21 @@ MODES = {
     "convert",
     "read or write checkpoints of T5X and Hugging Face",
     "import|export",
-    takes=("convert_from", "to", "format"),
+    takes=("from_path", "to", "format"),
   ),
+  "generate": Mode(
+    "generate",
+    "answer prompts: arguments, typed, or a line each of a pipe",
+    '["TEXT" ...]',
+    takes=("from_path", "vocabulary_path", "json"),
+  ),
+  "score": Mode(
+    "score",
+    "say how likely a model finds given targets",
+    "FILE.jsonl",
+    takes=("from_path", "vocabulary_path", "to", "json"),
+  ),
+  "infer": Mode("infer", "answer all texts of a file or a task", takes=("job", "dry_run")),
 }
 _SELECTIVE = {
   "json": "--json",
@@ -66,7 +79,8 @@ _SELECTIVE = {
   "dry_run": "--dry_run",
   "trace_steps": "--trace_steps",
   "job": "--job",
-  "convert_from": "--from",
+  "from_path": "--from",
+  "vocabulary_path": "--vocabulary_path",
   "to": "--to",
   "format": "--format",
 }
@@ -165,6 +179,7 @@ def help_text() -> str:
     "switch_t5 train --gin_file=recipes/pretrain_demo.gin --gin.MODEL_DIR=\"'runs/demo'\"",
     "switch_t5 config --gin_file=recipes/pretrain_demo.gin --json ...",
     "switch_t5 config --list",
+    'switch_t5 generate "some text <extra_id_0> more" --from=runs/demo',
   ]
   return "\n".join(
     [

@@ -142,10 +142,13 @@ class ExampleTask:
 
 def is_registered(name: str) -> bool:
   """Whether seqio's registries have a task or mixture of that name; does not load it."""
+  return name in registered_names()
+
+
+def registered_names() -> set[str]:
+  """Returns the names of the tasks and mixtures in seqio's registries; does not load it."""
   seqio = sys.modules.get("seqio")  # who has registered a task has loaded it
-  return seqio is not None and (
-    name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names()
-  )
+  return set() if seqio is None else {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
 
 
 def find_components(name: str) -> tuple[tuple[str, ...], tuple[float, ...]]:

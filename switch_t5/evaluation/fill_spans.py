@@ -88,6 +88,16 @@ def pair_spans(
   return FilledSpans(text, spans)
 
 
+def fill_in(text: str, answer: str) -> str | None:
+  """Returns a text with `[...]` in place of the sentinels that the answer has; None if it has none."""
+  spans = _by_sentinel(answer)
+  if not any(sentinel in spans for sentinel in _SENTINEL.findall(text)):
+    return None
+  return _SENTINEL.sub(
+    lambda match: f"[{spans[match[0]]}]" if match[0] in spans else match[0], text
+  )
+
+
 def _until(ids: np.ndarray, eos_id: int) -> list[int]:
   ends = np.flatnonzero(ids == eos_id)
   return ids[: ends[0]].tolist() if ends.size else ids[ids != 0].tolist()

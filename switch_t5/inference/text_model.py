@@ -95,6 +95,13 @@ class TextModel:
     other.params, other.vocabulary, other._programs = params, self.vocabulary, self._programs
     return other
 
+  def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the ids of each text, with EOS."""
+    if isinstance(texts, str):
+      raise TypeError("texts is a list of texts, not one text")
+    eos = self.vocabulary.eos_id
+    return [[*ids, eos] for ids in self.vocabulary.encode_batch(texts)]
+
   def generate(
     self, texts: Sequence[str], decoding: DecodingConfig = GREEDY, **options: Any
   ) -> list[str]:
@@ -111,7 +118,7 @@ class TextModel:
     self, texts: Sequence[str], decoding: DecodingConfig = GREEDY, **options: Any
   ) -> list[list[Answer]]:
     """Returns `num_return` answers to each text, the best first; arguments as of `generate`."""
-    found = self.search(self._encode(texts), dataclasses.replace(decoding, **options))
+    found = self.search(self.encode(texts), dataclasses.replace(decoding, **options))
     return [
       [Answer(self.vocabulary.decode(ids), score, ids) for ids, score in of_text]
       for of_text in found
@@ -149,7 +156,7 @@ class TextModel:
 
   def score(self, inputs: Sequence[str], targets: Sequence[str]) -> list[float]:
     """Returns the log-probability of each target, its EOS included, given its input: nats."""
-    return self.score_ids(self._encode(inputs), self._encode(targets))
+    return self.score_ids(self.encode(inputs), self.encode(targets))
 
   def score_ids(self, inputs: Sequence[Ids], targets: Sequence[Ids]) -> list[float]:
     """The same of ids, with EOS."""
@@ -158,7 +165,7 @@ class TextModel:
 
   def logits(self, inputs: Sequence[str], targets: Sequence[str]) -> list[np.ndarray]:
     """Returns the logits of each target's tokens, its EOS included: float32 [tokens, V] each."""
-    sources, answers = self._encode(inputs), self._encode(targets)
+    sources, answers = self.encode(inputs), self.encode(targets)
     run = lambda a, b: list(self._programs.logits(self.params, a, b))  # noqa: E731
     found = self._teacher_forced(sources, answers, run)
     size = self.config.vocab_size
@@ -195,12 +202,6 @@ class TextModel:
       rows = np.array(by_shape[shape])
       for start in range(0, len(rows), self.batch_size):
         yield rows[start : start + self.batch_size]
-
-  def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-    if isinstance(texts, str):
-      raise TypeError("texts is a list of texts, not one text")
-    eos = self.vocabulary.eos_id
-    return [[*ids, eos] for ids in self.vocabulary.encode_batch(texts)]
 
   def _until_end(self, tokens: np.ndarray) -> list[int]:
     """Returns the ids before EOS, or before the padding at the end."""

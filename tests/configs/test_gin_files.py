@@ -16,6 +16,7 @@ from switch_t5.sharding.mesh import MeshShape
 
 FOLDER = gin_setup.packaged_configs()
 RECIPES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("recipes/*.gin"))
+TRAINING = [name for name in RECIPES if name != "recipes/infer.gin"]
 PARTS = sorted(
   path.relative_to(FOLDER).as_posix()
   for path in FOLDER.glob("*/*.gin")
@@ -32,6 +33,7 @@ REQUIRED = {
   }
   for name in ("c4", "switch_base", "switch_large", "switch_xxl", "switch_c")
 }
+REQUIRED["recipes/infer.gin"] = {"CHECKPOINT_PATH": "model", "OUTPUT_FILE": "answers.jsonl"}
 PRETRAIN = {
   "MODEL_DIR": "model",
   "MIXTURE_OR_TASK_NAME": "embedded_span_corruption",
@@ -80,7 +82,7 @@ def written_as(published, value):
   return f"{value / UNITS[unit]:.{len(number.partition('.')[2])}f}{unit}"
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TRAINING)
 def test_a_recipe_describes_a_model_that_fits_its_mesh(recipe):
   config = load(recipe, **REQUIRED[recipe]).call("train")
   model = config.checked_model(MeshShape.parse(config.mesh_shape))
@@ -100,7 +102,7 @@ def test_a_recipe_says_what_must_be_set(recipe):
       load(recipe, **others)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TRAINING)
 def test_the_operative_configuration_reads_back_as_the_same(recipe, tmp_path):
   saved = load(recipe, **REQUIRED[recipe])
   text = saved.operative_config("train")
@@ -111,6 +113,16 @@ def test_the_operative_configuration_reads_back_as_the_same(recipe, tmp_path):
   for name in ("model", "dataset", "loss", "total_steps", "mesh_shape", "seed", "log_period"):
     assert getattr(one, name) == getattr(other, name)
   assert one.learning_rate(500) == other.learning_rate(500)
+
+
+def test_the_recipe_of_infer_takes_a_file_or_a_task():
+  given = REQUIRED["recipes/infer.gin"]
+  for source in ({"INPUT_FILE": "texts.txt"}, {"MIXTURE_OR_TASK_NAME": "super_glue_cb_v102"}):
+    config = load("recipes/infer.gin", **given, **source).call("infer")
+    assert config.decoding.num_beams == 4
+  for wrong in ({}, {"INPUT_FILE": "texts.txt", "MIXTURE_OR_TASK_NAME": "super_glue_cb_v102"}):
+    with pytest.raises(gin_setup.ConfigError, match="one of the two"):
+      load("recipes/infer.gin", **given, **wrong).call("infer")
 
 
 def test_every_part_is_used_by_a_recipe_or_is_a_model_to_choose():
