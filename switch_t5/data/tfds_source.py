@@ -207,6 +207,16 @@ def mc4(language: str, data_dir: str | None) -> TfdsSource:
   return TfdsSource("c4/multilingual:3.0.1", splits, data_dir)
 
 
+def prepared_versions(root: str, name: str) -> list[str]:
+  """Returns the versions of a data set that TFDS has prepared in a folder, oldest first."""
+  import tensorflow_datasets as tfds
+
+  folder = tfds.core.Path(root) / name
+  # TFDS writes this file last.
+  found = folder.glob("*/dataset_info.json") if folder.exists() else []
+  return sorted((path.parent.name for path in found), key=tfds.core.Version)
+
+
 def load_tensorflow() -> None:
   """Imports TensorFlow, quiet and on the CPU alone: JAX has the accelerators."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when it is imported

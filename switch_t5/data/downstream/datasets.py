@@ -28,7 +28,7 @@ Example = dict[str, Any]
 # Yields the place of each example in its file, and the example.
 Reader = Callable[[Path], Iterator[tuple[str, Example]]]
 
-TEST = "test"  # the split that may lack labels
+TEST = "test"  # how splits begin that may lack labels
 NO_LABEL = -1  # TFDS's
 _PART = re.compile(r"(\w+)(?:\[(\d*):(\d*)\])?")
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can hold one, UTF-8 cannot
@@ -45,7 +45,7 @@ class Dataset:
   """What is published, in two forms.
 
   Attributes:
-    tfds: TFDS's name, with configuration and version.
+    tfds: TFDS's name, with configuration and version; another one is read if that is not prepared.
     folder: of the published files, below TASK_DATA_DIR.
     files: the file of each split in that folder, by TFDS's names of the splits.
     features: of an example, as TFDS has them.
@@ -182,11 +182,11 @@ def _checked(example: Any, name: str, feature: Feature, place: str, split: str) 
   if name not in example:
     raise malformed(place, f"it has the key {name!r}")
   value = example[name]
+  if name == "label" and value is None and split.startswith(TEST):
+    return NO_LABEL
   if isinstance(feature, Mapping):
     return {key: _checked(value, key, inner, place, split) for key, inner in feature.items()}
   if isinstance(feature, tuple):
-    if value is None and split == TEST:
-      return NO_LABEL
     if value not in feature:
       raise malformed(place, f"{name} is {value!r}, and should be one of {', '.join(feature)}")
     return feature.index(value)
@@ -251,9 +251,13 @@ def _prepared(
   import tensorflow_datasets as tfds
 
   root = tfds_source.TfdsSource(dataset.tfds, (), tfds_data_dir).root()
-  folder = tfds.core.Path(root) / dataset.tfds.replace(":", "/")
+  name, _, version = dataset.tfds.partition(":")
+  prepared = tfds_source.prepared_versions(root, name)
+  if prepared and version not in prepared:  # a version of TFDS makes one version of a data set
+    version = prepared[-1]
+  folder = tfds.core.Path(root) / name / version
   there = {}
-  if (folder / "dataset_info.json").exists():  # TFDS writes it last
+  if version in prepared:
     known = tfds.builder_from_directory(folder).info.splits
     there = {
       split: made_of
@@ -274,4 +278,4 @@ def _prepared(
       remedy=f"put {files} (one of them at least) into {own}; or, with a network, "
       f"tfds build {dataset.tfds} --data_dir={root}",
     )
-  return seqio.TfdsDataSource(dataset.tfds, root, splits=there, read_only=True)
+  return seqio.TfdsDataSource(f"{name}:{version}", root, splits=there, read_only=True)

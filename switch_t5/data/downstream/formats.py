@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from switch_t5.data.downstream import wnli
+
 if TYPE_CHECKING:
   import tensorflow as tf
 
@@ -150,6 +152,45 @@ def dpr(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return {
       "inputs": tf.strings.join([WSC, sentence], separator=" "),
       "targets": example["candidates"][example["label"]],
+    }
+
+  return dataset.map(format_)
+
+
+def stsb(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """Makes examples as `labelled` does of STS-B's, whose scores are rounded to fifths: `3.4`."""
+  import tensorflow as tf
+
+  def format_(example: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+      "inputs": tf.strings.join(
+        ["stsb sentence1:", example["sentence1"], "sentence2:", example["sentence2"]],
+        separator=" ",
+      ),
+      "targets": tf.strings.as_string(tf.round(example["label"] * 5) / 5, precision=1),
+      "idx": example["idx"],
+    }
+
+  return dataset.map(format_)
+
+
+def wnli_as_wsc(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """Makes examples as `wsc` does of WNLI's; see `wnli.as_wsc`."""
+  import tensorflow as tf
+
+  def texts(premise: bytes, hypothesis: bytes) -> tuple[bytes, bytes]:
+    sentence, referent = wnli.as_wsc(premise.decode("utf-8"), hypothesis.decode("utf-8"))
+    return f"{WSC} {sentence}".encode(), referent.encode("utf-8")
+
+  def format_(example: Mapping[str, Any]) -> dict[str, Any]:
+    inputs, targets = tf.numpy_function(
+      texts, [example["sentence1"], example["sentence2"]], (tf.string, tf.string)
+    )
+    return {
+      "inputs": tf.ensure_shape(inputs, []),
+      "targets": tf.ensure_shape(targets, []),
+      "label": example["label"],
+      "idx": example["idx"],
     }
 
   return dataset.map(format_)

@@ -20,6 +20,7 @@ from switch_t5.data.downstream import (
   choices,
   closed_book,
   datasets,
+  glue_tasks,
   squad,
   summaries,
   superglue_tasks,
@@ -30,7 +31,7 @@ from switch_t5.data.downstream.task import DownstreamTask
 if TYPE_CHECKING:
   import seqio
 
-_MODULES = (superglue_tasks, squad, summaries, choices, anli, closed_book, wmt)
+_MODULES = (superglue_tasks, glue_tasks, squad, summaries, choices, anli, closed_book, wmt)
 _FAMILIES = tuple(module.FAMILY for module in _MODULES)
 _TASKS = {task.name: task for family in _FAMILIES for task in family.tasks}
 _MIXTURES = {name: rates for family in _FAMILIES for name, rates in family.mixtures.items()}

@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 import superglue_form
+import tfds_form
 
 from switch_t5 import errors
 from switch_t5.data.downstream import datasets, registry, superglue_data
@@ -45,23 +46,13 @@ def prepared(tmp_path_factory, published):
   return folder
 
 
-def _flat(source, split):
-  """Returns the names and types of a split's features, and its examples in an order of their own."""
-  import tensorflow as tf
-
-  dataset = source.get_dataset(split, shuffle=False)
-  types = [str(spec.dtype) for spec in tf.nest.flatten(dataset.element_spec)]
-  examples = sorted(str(tf.nest.flatten(example)) for example in dataset.as_numpy_iterator())
-  return sorted(dataset.element_spec), types, examples
-
-
 @pytest.mark.parametrize("dataset", BUILT, ids=lambda dataset: dataset.tfds)
 def test_files_are_read_as_tfds_reads_them(dataset, published, prepared, tmp_path):
   local = datasets.source(dataset, published, str(tmp_path))
   theirs = datasets.source(dataset, tmp_path, str(prepared))
   assert type(theirs).__name__ == "TfdsDataSource" and set(local.splits) == set(theirs.splits)
   for split in local.splits:
-    assert _flat(local, split) == _flat(theirs, split)
+    assert tfds_form.contents(local, split) == tfds_form.contents(theirs, split)
 
 
 @pytest.fixture(scope="module")
