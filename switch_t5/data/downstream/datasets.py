@@ -93,7 +93,8 @@ class Dataset:
         f"The {split} split of {self.folder} is empty.",
         value=", ".join(map(str, self.paths(folder, split))),
         rule="at least one example",
-        remedy="copy the file again, or take it away, and the split is left out.",
+        remedy="copy the published file again, whole (a part of a split may lie behind the end of a "
+        "shorter one); or take it away, and the split is left out.",
       )
     return [
       {

@@ -51,7 +51,9 @@ def test_a_split_is_left_out_unless_all_that_makes_it_up_is_there(tmp_path):
 def test_a_slice_behind_the_end_is_an_empty_split(tmp_path):
   _write(tmp_path, train=[0])
   source = datasets.source(DATASET, tmp_path, None, SPLITS)
-  with pytest.raises(errors.DataError, match=r"train\[2:\] split of numbers is empty"):
+  with pytest.raises(
+    errors.DataError, match=r"train\[2:\] split of numbers is empty(.|\n)*shorter"
+  ):
     source.get_dataset("validation")
 
 
