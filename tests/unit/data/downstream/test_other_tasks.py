@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import published_forms
 import pytest
@@ -185,6 +186,17 @@ def test_a_registered_task_has_tokens_with_eos_and_its_answers(published):
   decoded = vocabulary.decode(example["targets"].numpy().tolist())
   as_numpy = {key: value.numpy() for key, value in example.items()}
   assert task.postprocess_fn(decoded, example=as_numpy, is_target=True) == ["Z"]
+
+
+@pytest.mark.parametrize("module", [squad, summaries_lib, choices, anli, closed_book, wmt])
+def test_the_guide_says_what_each_task_reads(module):
+  guide = (Path(__file__).parents[4] / "docs" / "guides" / "tasks.md").read_text("utf-8")
+  for task in module.FAMILY.tasks:
+    (row,) = (
+      line for line in guide.splitlines() if line.startswith("|") and f"`{task.name}`" in line
+    )
+    assert f"`{task.dataset.tfds}`" in row
+    assert f"`{task.dataset.folder.partition('/')[0]}/" in row
 
 
 ANLI_R1 = anli.FAMILY.tasks[0].dataset
