@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from batches import teacher_forced
+from parameters import random_params
 
 from switch_t5.losses.objective import LossConfig
 from switch_t5.metrics.train_metrics import MetricSums
@@ -81,17 +82,6 @@ def make_batch(lengths: tuple[int, int]) -> HostBatch:
     batch[stack] = (np.pad(tokens * real, pad), np.pad(real.astype(np.int32), pad))
   weights = batch["decoder"][1] * np.linspace(1.0, 0.1, BATCH_SIZE)[:, None]
   return teacher_forced(batch["encoder"], batch["decoder"], weights)
-
-
-def random_params(definition: ModelDefinition) -> PyTree:
-  """Drawn on the host: compiling an initialiser costs seconds."""
-  rng = np.random.default_rng(0)
-
-  def draw(path, leaf):
-    fan_in = 1 if path[-1].key in ("scale", "embedding", "rel_embedding") else leaf.shape[-2]
-    return rng.normal(path[-1].key == "scale", 0.5 * fan_in**-0.5, leaf.shape).astype(leaf.dtype)
-
-  return jax.tree_util.tree_map_with_path(draw, definition.shapes)
 
 
 @pytest.fixture(scope="session")
