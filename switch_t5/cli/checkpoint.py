@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from switch_t5.checkpoint.best import Best, read_best
 from switch_t5.checkpoint.listing import CheckpointInfo, list_checkpoints, verify_checkpoint
 from switch_t5.checkpoint.manifest import MANIFEST
 from switch_t5.cli.flags import CommandLine
@@ -38,11 +39,12 @@ def run(command_line: CommandLine) -> int:
     raise CheckpointError(
       "There are no checkpoints.", value=directory, remedy="give the MODEL_DIR of a run that saved"
     )
+  best = read_best(directory.parent)
   if command_line.json:
-    print(json.dumps([_as_dict(info) for info in infos], indent=2))
+    print(json.dumps([_as_dict(info, best) for info in infos], indent=2))
   else:
     for info in infos:
-      _print(info)
+      _print(info, best)
   return CheckpointError.exit_code if any(info.problems for info in infos) else 0
 
 
@@ -80,14 +82,17 @@ def _report_one(folder: Path, *, as_json: bool) -> int:
   return CheckpointError.exit_code if problems else 0
 
 
-def _as_dict(info: CheckpointInfo) -> dict[str, object]:
+def _as_dict(info: CheckpointInfo, best: Best | None) -> dict[str, object]:
   problems = None if info.problems is None else [str(problem) for problem in info.problems]
-  return info._asdict() | {"path": str(info.path), "problems": problems}
+  is_best = best is not None and best.step == info.step
+  return info._asdict() | {"path": str(info.path), "problems": problems, "best": is_best}
 
 
-def _print(info: CheckpointInfo) -> None:
+def _print(info: CheckpointInfo, best: Best | None) -> None:
   verdict = "" if info.problems is None else ("  DAMAGED" if info.problems else "  good")
   saved = info.committed or "time unknown"
+  if best is not None and best.step == info.step:
+    verdict += f"  best: {best.metric} {best.value:.4g}"
   print(
     f"{info.path.name:<20} {info.bytes / 1e6:>10.1f} MB {info.files:>4} files  {saved}{verdict}"
   )

@@ -16,7 +16,7 @@ from switch_t5.batch import batch_spec
 from switch_t5.cli.run_data import RunData
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.evaluation.fill_spans import FilledSpans, build_greedy_fill, pair_spans
-from switch_t5.metrics.train_metrics import window_means
+from switch_t5.metrics.train_metrics import mean_names, window_means
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import ModelDefinition, define_model
 from switch_t5.sharding.mesh import MeshShape, make_mesh
@@ -99,6 +99,11 @@ class Session:
       sums.append(jax.block_until_ready(eval_step(params, batch)))
     task = self.config.dataset.mixture_or_task_name
     return {f"eval/{task}/{name}": value for name, value in window_means(sums).items()}
+
+  def held_out_names(self) -> list[str]:
+    """Returns the names of `held_out_metrics`, before anything was measured."""
+    task = self.config.dataset.mixture_or_task_name
+    return [f"eval/{task}/{name}" for name in mean_names(bool(self.model.num_experts))]
 
   def fill_held_out_spans(self, params: PyTree, data: RunData) -> list[FilledSpans]:
     """Fills the masked spans of the first `show_samples` validation rows."""

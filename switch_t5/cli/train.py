@@ -18,11 +18,13 @@ from switch_t5.checkpoint.manager import CheckpointManager, RestoredCheckpoint
 from switch_t5.checkpoint.run_lock import RunLock
 from switch_t5.cli import dataset as dataset_lib
 from switch_t5.cli import distributed, gin_setup, platform, run_record
+from switch_t5.cli.best_checkpoint import BestCheckpoint
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
 from switch_t5.cli.reporter import Reporter
 from switch_t5.cli.run_data import Reader, open_data
 from switch_t5.cli.session import Session, open_session
+from switch_t5.cli.task_evaluation import TaskEvaluator, table, write_answers
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.errors import ConfigError, Interrupted
 from switch_t5.interop.initial import open_parameters, open_state
@@ -117,6 +119,9 @@ class Run:
       self.model_dir / "checkpoints", keep=self.config.checkpoints_kept
     )
     self.checkpoint_hook = CheckpointHook(self.config.checkpoint_period, self.save)
+    self.best = BestCheckpoint(
+      self.model_dir, self.checkpoints, self.config.best_metric, self.config.best_is_larger
+    )
     self.reporter = Reporter(self.model_dir, self.config.wandb_project)
     self.say = self.reporter.say
 
@@ -133,6 +138,7 @@ class Run:
       self.say(f"Nothing to train: step {step} of {self.config.total_steps} is done.")
       return
     self.record_start(step)
+    self.best.resume(step)
     train_step = self.compile(state)
     self.reporter.start(self.config.total_steps, step, {"config.gin": self.config_text})
     # A save that has begun is finished however the loop ends: a diverged run's last one is good.
@@ -181,6 +187,19 @@ class Run:
     # Not at the first evaluation: a split that is smaller than a row is refused now.
     self.data.validation_reader(self.session.rows)
     self.say(f"Data: {self.config.dataset.mixture_or_task_name}, {self.data.description}")
+    self.open_evaluation()
+
+  def open_evaluation(self) -> None:
+    """Reads the examples of the tasks that are evaluated, if any, and looks for the best metric."""
+    config, self.tasks = self.config, None
+    if config.task_evaluation is not None:
+      self.tasks = TaskEvaluator(
+        config.task_evaluation, config.dataset, self.session, self.data.vocabulary
+      )
+      self.say(self.tasks.describe())
+    if config.best_metric is not None:
+      known = self.session.held_out_names()
+      self.best.check(known + (self.tasks.metric_names() if self.tasks else []))
 
   def first_state(self, restored: RestoredCheckpoint | None) -> TrainState:
     """Returns the newest good checkpoint's state, or a new one."""
@@ -263,7 +282,6 @@ class Run:
     if not metrics:
       self.say(f"The evaluation at step {loop.step} was not finished.")
       return
-    self.reporter.write(loop.step, metrics)
     task = self.config.dataset.mixture_or_task_name
     cross_entropy, accuracy = (metrics[f"eval/{task}/{n}"] for n in ("cross_entropy", "accuracy"))
     self.say(
@@ -271,6 +289,24 @@ class Run:
       f"accuracy {accuracy:.1%}"
     )
     self.last_cross_entropy = cross_entropy
+    answered = self.evaluate_tasks(loop)
+    self.reporter.write(loop.step, metrics | (answered or {}))
+    if answered is not None and self.best.see(
+      loop.step, metrics | answered, lambda: self.checkpoint_hook(loop)
+    ):
+      self.say(f"The best {self.config.best_metric} so far, kept in checkpoint_{loop.step}.")
+
+  def evaluate_tasks(self, loop: LoopState) -> dict[str, float] | None:
+    """Answers the tasks' examples, says and writes how well; returns None if a signal ended it."""
+    if self.tasks is None:
+      return {}
+    evaluated = self.tasks.evaluate(loop.state.params, self.interrupted)
+    if evaluated is None:
+      self.say(f"The tasks' evaluation at step {loop.step} was not finished.")
+      return None
+    write_answers(self.model_dir, evaluated, f"step_{loop.step}")
+    self.say(f"Tasks at step {loop.step} ({evaluated.seconds:.1f} s):\n{table(evaluated)}")
+    return evaluated.metrics
 
   def finish(self, loop: LoopState, interruption: Interruption) -> None:
     """Saves the last step and says how it ended."""

@@ -11,6 +11,8 @@ import jax
 import optax
 
 from switch_t5.cli.dataset import DatasetConfig
+from switch_t5.data import documents
+from switch_t5.decoding.config import DecodingConfig
 from switch_t5.errors import ConfigError
 from switch_t5.losses.objective import LossConfig
 from switch_t5.metrics.wandb_sink import check_installed
@@ -21,6 +23,7 @@ from switch_t5.sharding.mesh import MeshShape
 from switch_t5.sharding.rules import PARAMETER_RULES
 from switch_t5.training.trained import ALL, TRAINED
 
+BEST = "best"  # of the checkpoints; ALL is also all of them
 _COUNT = "a whole number, at least"
 # What the run files call these parameters.
 _MACROS = {
@@ -29,6 +32,7 @@ _MACROS = {
   "num_microbatches": "NUM_MICROBATCHES",
   "checkpoint_period": "CHECKPOINT_PERIOD",
   "eval_period": "EVAL_PERIOD",
+  "best_metric": "BEST_METRIC",
   "log_period": "LOG_PERIOD",
   "seed": "SEED",
 }
@@ -65,6 +69,42 @@ class InitialCheckpoint:
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskEvaluation:
+  """Answers the examples of tasks, and scores the answers by the tasks' own metrics.
+
+  Attributes:
+    mixture_or_task_name: of what is evaluated, each of its tasks with the split and metrics; None:
+      what the run reads.
+    split: which examples. `test` is answered also where nothing can be scored.
+    max_examples: of each task, the first ones; None: all of them.
+    batch_size: examples that are answered at once; None: BATCH_SIZE.
+    decoding: a DecodingConfig; None: greedy, up to the length of the feature targets.
+  """
+
+  mixture_or_task_name: str | None = None
+  split: str = documents.VALIDATION
+  max_examples: int | None = None
+  batch_size: int | None = None
+  decoding: DecodingConfig | None = None
+
+  def __post_init__(self):
+    for name in ("max_examples", "batch_size"):
+      value = getattr(self, name)
+      if value is not None and (type(value) is not int or value < 1):
+        raise ConfigError(
+          f"TaskEvaluation.{name} is not valid.",
+          value=repr(value),
+          rule="a whole number, at least 1, or None",
+        )
+    if not isinstance(self.decoding, DecodingConfig | None):
+      raise ConfigError(
+        "TaskEvaluation.decoding is not valid.",
+        value=repr(self.decoding),
+        rule="@DecodingConfig(), or None",
+      )
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
   """Trains a model, or goes on with one that was stopped.
 
@@ -87,6 +127,12 @@ class TrainConfig:
     checkpoints_kept: the newest checkpoints that are not deleted.
     eval_period: EVAL_PERIOD, in steps.
     eval_steps: batches of an evaluation; None: the whole validation split.
+    task_evaluation: a TaskEvaluation, whose tasks are answered and scored at each evaluation; None:
+      none.
+    best_metric: BEST_METRIC: the checkpoint with its best value is kept beside the newest ones, and
+      named in MODEL_DIR/best.json; for instance 'eval/super_glue/average'. None: none.
+    best_is_larger: whether its larger values are better; None: they are, unless it is a loss or a
+      cross-entropy.
     log_period: LOG_PERIOD, in steps.
     seed: SEED of initialisation, dropout and jitter.
     initial_checkpoint: an InitialCheckpoint: what a new run's parameters start from.
@@ -109,6 +155,9 @@ class TrainConfig:
   checkpoints_kept: int = 3
   eval_period: int = 1000
   eval_steps: int | None = None
+  task_evaluation: TaskEvaluation | None = None
+  best_metric: str | None = None
+  best_is_larger: bool | None = None
   log_period: int = 100
   seed: int = 0
   initial_checkpoint: InitialCheckpoint = InitialCheckpoint()
@@ -145,6 +194,11 @@ class TrainConfig:
     for name in ("seed", "show_samples"):
       _check(_is_count(getattr(self, name), 0), name, getattr(self, name), f"{_COUNT} 0")
     _check(self.seed < 2**32, "seed", self.seed, "less than 2**32")
+    if self.task_evaluation is not None:
+      _check_type("task_evaluation", self.task_evaluation, TaskEvaluation, "@TaskEvaluation()")
+    _check(
+      isinstance(self.best_metric, str | None), "best_metric", self.best_metric, "a name, or None"
+    )
     _check(
       self.eval_steps is None or _is_count(self.eval_steps, 1),
       "eval_steps",
@@ -168,15 +222,56 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-  """Evaluates a checkpoint on the validation split of its task.
+  """Evaluates checkpoints on the validation split of their task, and on the tasks of `train`.
 
-  Model, dataset and mesh are those of `train`.
+  Model, dataset, mesh and task_evaluation are those of `train`.
 
   Attributes:
-    checkpoint_step: which checkpoint of MODEL_DIR; None: the newest good one.
+    checkpoint_step: which checkpoints of MODEL_DIR: a step, a list of steps, 'all', or 'best' (by
+      BEST_METRIC); None: the newest good one.
+    checkpoint_paths: other checkpoints in place of those, of any format that `convert` knows.
+    held_out: whether the cross-entropy of the validation split is measured too; it needs the task's
+      cache, training split included.
+    output_dir: where predictions, TensorBoard's events and metrics.jsonl go, the latter two into
+      `eval`; None: MODEL_DIR.
   """
 
-  checkpoint_step: int | None = None
+  checkpoint_step: int | str | tuple[int, ...] | list[int] | None = None
+  checkpoint_paths: str | tuple[str, ...] | list[str] = ()
+  held_out: bool = True
+  output_dir: str | None = None
+
+  def __post_init__(self):
+    step = self.checkpoint_step
+    steps = (
+      step if isinstance(step, tuple | list) else (0,) if step in (None, ALL, BEST) else (step,)
+    )
+    _check_eval(
+      bool(steps) and all(_is_count(s, 0) for s in steps),
+      "checkpoint_step",
+      step,
+      f"a step, a list of steps, {ALL!r}, {BEST!r} or None",
+    )
+    paths = self.checkpoint_paths
+    _check_eval(
+      isinstance(paths, str | tuple | list) and all(isinstance(path, str) for path in paths),
+      "checkpoint_paths",
+      paths,
+      "a path in quotes, or a list of them",
+    )
+    _check_eval(
+      not paths or step is None,
+      "checkpoint_step",
+      step,
+      "None where evaluate.checkpoint_paths says which checkpoints are evaluated",
+    )
+
+
+def _check_eval(holds: bool, name: str, value: Any, rule: str) -> None:
+  if not holds:
+    raise ConfigError(
+      f"evaluate.{name} is not valid.", value=f"evaluate.{name} = {value!r}", rule=f"it is {rule}"
+    )
 
 
 def _is_count(value: Any, least: int) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from switch_t5.decoding.config import DecodingConfig
@@ -89,10 +89,16 @@ class TaskResult(NamedTuple):
 
 
 def write_predictions(
-  directory: pathlib.Path, results: Mapping[str, TaskResult], step: int
+  directory: pathlib.Path, results: Mapping[str, TaskResult], name: str
 ) -> pathlib.Path:
-  """Writes `<directory>/predictions/step_<n>/<task>.jsonl` for each task; returns their folder."""
-  folder = directory / "predictions" / f"step_{step}"
+  """Writes `<directory>/predictions/<name>/<task>.jsonl` for each task; returns their folder.
+
+  Args:
+    directory: such as MODEL_DIR.
+    results: of each task.
+    name: of the checkpoint, such as `step_200`.
+  """
+  folder = directory / "predictions" / name
   for task, result in results.items():
     write_lines(folder / f"{task.replace('/', '_')}.jsonl", map(_row, result.answers))
   return folder
@@ -178,10 +184,3 @@ def _value(found: Any) -> Any:
 
 def _is_number(value: Any) -> bool:
   return isinstance(value, int | float) or getattr(value, "shape", None) == ()
-
-
-def invalid_note(results: Mapping[str, TaskResult]) -> Iterator[str]:
-  """Yields a line for each task with answers that are none of its labels."""
-  for task, result in results.items():
-    if result.num_invalid:
-      yield f"{task}: {result.num_invalid} of {len(result.answers)} answers are no label"

@@ -24,6 +24,7 @@ from switch_t5.data.example_tasks import ExampleTask
 from switch_t5.decoding.config import DecodingConfig
 from switch_t5.evaluation.predictions import Answer, Predictor, TaskResult, cut, in_parts
 
+_VALIDATION = documents.VALIDATION
 _FEATURES = ("inputs", "targets")
 _UNKNOWN = "<unk>"  # the targets of examples without labels
 _PARTS = 8  # batches between two questions whether to stop
@@ -54,7 +55,7 @@ class SeqioEvaluation:
     names: Sequence[str],
     feature_lengths: Mapping[str, int],
     *,
-    split: str = documents.VALIDATION,
+    split: str = _VALIDATION,
     max_examples: int | None = None,
   ):
     self._tasks = [
@@ -222,15 +223,16 @@ class _TaskExamples:
     return any(text != _UNKNOWN for text in self._texts["targets"])
 
 
-def has_metrics(name: str) -> bool:
-  """Whether a task of seqio's registries names metrics."""
-  task = streaming.find_task(name)
-  return bool(task.metric_fns or task.metric_objs)
+def evaluated_tasks(name: str, split: str) -> tuple[str, ...]:
+  """Returns the names of the tasks of a task or mixture in seqio's registries that are evaluated.
 
-
-def has_split(name: str, split: str) -> bool:
-  """Whether a task of seqio's registries has a split."""
-  return split in streaming.find_task(name).splits
+  These have the split, and metrics; other splits than `validation` are also answered without.
+  """
+  return tuple(
+    task.name
+    for task in seqio.get_subtasks(streaming.find_task(name))
+    if split in task.splits and (task.metric_fns or task.metric_objs or split != _VALIDATION)
+  )
 
 
 def feature_text(task: seqio.Task, example: Mapping[str, Any], feature: str) -> str:

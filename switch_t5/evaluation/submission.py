@@ -32,14 +32,14 @@ _FILES: dict[str, tuple[str, Sequence[str | int]]] = {
 
 
 def write_submission(
-  directory: pathlib.Path, results: Mapping[str, TaskResult], step: int
+  directory: pathlib.Path, results: Mapping[str, TaskResult], name: str
 ) -> pathlib.Path | None:
-  """Writes `<directory>/submission/step_<n>/<file>` for each task of SuperGLUE.
+  """Writes `<directory>/submission/<name>/<file>` for each task of SuperGLUE.
 
   Returns:
     Their folder; None if no task is one of SuperGLUE's.
   """
-  folder = directory / "submission" / f"step_{step}"
+  folder = directory / "submission" / name
   written = False
   for task, result in results.items():
     match = _TASK.fullmatch(task)

@@ -8,12 +8,26 @@ device until a log window ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from switch_t5.types import Array
+
+# Sums of which there is one, not one of each router.
+_NUMBERS = frozenset(
+  [
+    "loss",
+    "cross_entropy",
+    "z_loss",
+    "correct",
+    "weight",
+    "load_balance_loss",
+    "router_z_loss",
+    "num_tokens",
+  ]
+)
 
 
 class MetricSums(NamedTuple):
@@ -99,6 +113,15 @@ def window_means(steps: Sequence[MetricSums]) -> dict[str, float]:
       "dead_experts": of_routers["dead_experts"].mean()
     }
   return {name: float(value) for name, value in means.items()}
+
+
+def mean_names(has_routers: bool) -> list[str]:
+  """Returns the names that `window_means` gives, of a model with or without routers."""
+  of_routers = (int(has_routers),)
+  shapes: dict[str, Any] = {n: () if n in _NUMBERS else of_routers for n in MetricSums._fields}
+  shapes["expert_load"] = (*of_routers, 1)
+  zeros: dict[str, Any] = {name: np.zeros(shape) for name, shape in shapes.items()}
+  return list(window_means([MetricSums(**zeros)]))
 
 
 def _as_float64(x):

@@ -113,7 +113,7 @@ def test_rubbish_is_counted_wrong_and_counted(seqio, tmp_path):
   results = evaluate("even", Function(answers.get))
   assert results["even"].metrics == {"accuracy": 50.0}
   assert results["even"].num_invalid == 2
-  folder = write_predictions(tmp_path, results, step=7)
+  folder = write_predictions(tmp_path, results, name="step_7")
   assert folder == tmp_path / "predictions" / "step_7"
   rows = [json.loads(line) for line in (folder / "even.jsonl").read_text().splitlines()]
   assert rows[0] == {

@@ -70,12 +70,12 @@ def test_a_query_of_record_has_one_answer():
 
 def test_only_tasks_of_superglue_are_submitted(tmp_path):
   boolq = TaskResult({}, [answer(1, idx=0)])
-  assert write_submission(tmp_path, {"other": boolq}, 3) is None
+  assert write_submission(tmp_path, {"other": boolq}, "step_3") is None
   results = {
     "super_glue_boolq_v102": boolq,
     "super_glue_wsc_v102_simple_eval": boolq,
     "other": boolq,
   }
-  folder = write_submission(tmp_path, results, 3)
+  folder = write_submission(tmp_path, results, "step_3")
   assert sorted(path.name for path in folder.iterdir()) == ["BoolQ.jsonl", "WSC.jsonl"]
   assert json.loads((folder / "BoolQ.jsonl").read_text()) == {"idx": 0, "label": "true"}
