@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from switch_t5.batch import batch_spec
+from switch_t5.batch import DECODER_TARGET_TOKENS, ENCODER_INPUT_TOKENS, batch_spec
 from switch_t5.cli.run_data import RunData
 from switch_t5.cli.train_config import TrainConfig
-from switch_t5.evaluation.fill_spans import FilledSpans, build_greedy_fill, pair_spans
+from switch_t5.decoding import DecodingConfig
+from switch_t5.evaluation.fill_spans import FilledSpans, pair_spans
+from switch_t5.inference.text_model import TextModel
 from switch_t5.metrics.train_metrics import mean_names, window_means
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import ModelDefinition, define_model
@@ -106,13 +108,21 @@ class Session:
     return [f"eval/{task}/{name}" for name in mean_names(bool(self.model.num_experts))]
 
   def fill_held_out_spans(self, params: PyTree, data: RunData) -> list[FilledSpans]:
-    """Fills the masked spans of the first `show_samples` validation rows."""
-    batch = next(self.validation_batches(data))
-    filled = jax.device_get(build_greedy_fill(self.definition, self.mesh)(params, batch))
-    vocabulary = data.vocabulary
+    """Fills the masked spans of the first `show_samples` validation rows, greedily."""
+    names = (ENCODER_INPUT_TOKENS, DECODER_TARGET_TOKENS)
+    everywhere = NamedSharding(self.mesh, PartitionSpec())
+    whole = jax.jit(lambda batch: [batch[name][0] for name in names], out_shardings=everywhere)
+    rows = jax.device_get(whole(next(self.validation_batches(data))))
+    inputs, targets = (array[: self.config.show_samples] for array in rows)
+    model = TextModel(
+      self.definition, params, data.vocabulary, self.mesh, batch_size=rows[0].shape[0]
+    )
+    decoding = DecodingConfig(max_tokens=targets.shape[1])
+    answers = model.generate_ids([np.trim_zeros(row, "b").tolist() for row in inputs], decoding)
+    decode = data.vocabulary.decode
     return [
-      pair_spans(*example, eos_id=vocabulary.eos_id, decode=vocabulary.decode)
-      for example in itertools.islice(zip(*filled, strict=True), self.config.show_samples)
+      pair_spans(decode(text), decode(truth), decode(answer.ids))
+      for text, truth, answer in zip(inputs, targets, answers, strict=True)
     ]
 
 
