@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 
 import ml_dtypes
 import numpy as np
 
 from benchmarks.adafactor_slots import UNUSED, adafactor_slots
+from switch_t5.data.vocabulary import embedded_vocabulary_path
 from switch_t5.interop.checkpoint import (
   PARAM_STATES,
   PARAMETERS,
@@ -16,6 +18,8 @@ from switch_t5.interop.checkpoint import (
   StoredArray,
   StoredCheckpoint,
 )
+from switch_t5.interop.convert import import_checkpoint
+from switch_t5.interop.huggingface import TOKENIZER
 from switch_t5.interop.model_shape import expected_shapes
 from switch_t5.model.config import ModelConfig
 
@@ -89,3 +93,17 @@ def assert_same(found: StoredCheckpoint, wanted: StoredCheckpoint) -> None:
 
 def ignore(name: str, size: int) -> None:
   """Progress that nobody watches."""
+
+
+def small() -> ModelConfig:
+  """A Switch model of a layer each, for the embedded vocabulary."""
+  one_layer = ("num_encoder_layers", "num_decoder_layers", "num_encoder_sparse_layers")
+  return switch(vocab_size=8100, **dict.fromkeys(one_layer, 1))
+
+
+def write_run(model_dir: pathlib.Path, source: StoredCheckpoint | None = None) -> pathlib.Path:
+  """Writes a checkpoint, or one of random numbers, as a run of ours with the embedded vocabulary."""
+  source = source or checkpoint(small(), adafactor=False)
+  import_checkpoint(source, model_dir, "", ignore)
+  shutil.copyfile(embedded_vocabulary_path(), model_dir / TOKENIZER)
+  return model_dir

@@ -144,7 +144,8 @@ class OutputFile:
     else:
       self._write_record()
     self.done = lines_done(self._path, self._numbers)
-    os.ftruncate(self._file, whole_bytes(self._path))
+    if (whole := whole_bytes(self._path)) < self._path.stat().st_size:
+      os.ftruncate(self._file, whole)
 
   def _write_record(self) -> None:
     unfinished = self._record.with_name(f"{self._record.name}.unfinished")
