@@ -33,7 +33,10 @@ class DatasetConfig:
     seed: of the order of the rows and of their corruption.
     text_files: globs of .txt or .jsonl files, also .gz; for text_span_corruption only.
     vocabulary_path: a SentencePiece model; None: the embedded one.
-    task_data_dir: folder of caches; None: ~/.cache/switch_t5 (or $XDG_CACHE_HOME/switch_t5).
+    task_data_dir: TASK_DATA_DIR, folder of the data sets' own files, e.g. BoolQ/train.jsonl, for the
+      tasks of `switch_t5.data.downstream`; None, or a data set that is not there: TFDS's.
+    cache_dir: CACHE_DIR, folder of caches; None: ~/.cache/switch_t5 (or
+      $XDG_CACHE_HOME/switch_t5).
     tfds_data_dir: TFDS_DATA_DIR, folder or bucket of the data sets that TFDS has prepared; None:
       TFDS's default ($TFDS_DATA_DIR or ~/tensorflow_datasets).
     skip_budget: faulty documents of each task that may be skipped, each with a warning: bad UTF-8,
@@ -49,6 +52,7 @@ class DatasetConfig:
   text_files: str | list[str] | None = None
   vocabulary_path: str | None = None
   task_data_dir: str | None = None
+  cache_dir: str | None = None
   tfds_data_dir: str | None = None
   skip_budget: int = 0
   reader: str = INDEXED
@@ -104,6 +108,7 @@ class DatasetConfig:
       feature_lengths=self.task_feature_lengths,
       text_files=self.text_files,
       skip_budget=self.skip_budget,
+      task_data_dir=self.task_data_dir,
       vocabulary_path=self.vocabulary_path,
       tfds_data_dir=self.tfds_data_dir,
     )
@@ -140,8 +145,8 @@ class DatasetConfig:
 
 def cache_root(dataset: DatasetConfig) -> Path:
   """Returns the folder that holds the caches of all tasks."""
-  if dataset.task_data_dir is not None:
-    return Path(dataset.task_data_dir)
+  if dataset.cache_dir is not None:
+    return Path(dataset.cache_dir)
   return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "switch_t5"
 
 

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from switch_t5.cli.dataset import STREAMING, DatasetConfig, check_vocabulary, prepare_cache
 from switch_t5.data import cache, documents, indexed, span_corruption, tasks, tfds_source
 from switch_t5.data.vocabulary import Vocabulary
-from switch_t5.errors import MeshError
+from switch_t5.errors import DataError, MeshError
 from switch_t5.model.config import ModelConfig
 from switch_t5.types import HostBatch
 
@@ -78,11 +78,22 @@ class IndexedData:
     directories = [prepare_cache(dataset, task) for task in tasks_]
     infos = [cache.read_info(directory) for directory in directories]
     mixture = tasks.get_mixture(dataset.mixture_or_task_name)
-    rates = mixture.rates_for([info.splits[documents.TRAIN].documents for info in infos])
+    rates = mixture.rates_for([_documents(info) for info in infos])
     self._components = list(map(indexed.Component, directories, rates))
-    sources = {info.task: dict(info.source) for info in infos}
+    trained = {
+      info.task: (info, rate)
+      for info, rate in zip(infos, rates, strict=True)
+      if rate > 0 and documents.TRAIN in info.splits
+    }
+    if not trained:
+      raise DataError(
+        f"{dataset.mixture_or_task_name} has nothing to train on.",
+        rule=f"a task with a {documents.TRAIN} split, and a rate above 0",
+      )
+    sources = {task: dict(info.source) for task, (info, _) in trained.items()}
+    rates = tuple(rate for _, rate in trained.values())
     self.identity = _identity(dataset, sources, self.vocabulary, rates)
-    contents = [_contents(info, dataset.encoder_length) for info in infos]
+    contents = [_contents(info, dataset.encoder_length) for info, _ in trained.values()]
     if len(rates) == 1:
       self.description = f"{contents[0]} an epoch, read from {directories[0]}"
     else:
@@ -190,6 +201,11 @@ def _identity(
     "lengths": dict(sorted(dataset.task_feature_lengths.items())),
     "seed": dataset.seed,
   }
+
+
+def _documents(info: cache.CacheInfo) -> int:
+  """Returns the number of a task's training documents."""
+  return info.splits[documents.TRAIN].documents if documents.TRAIN in info.splits else 0
 
 
 def _contents(info: cache.CacheInfo, encoder_length: int) -> str:

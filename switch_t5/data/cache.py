@@ -365,7 +365,7 @@ def unwritable(directory: Path, error: OSError) -> errors.DataError:
     "The cache cannot be written.",
     value=directory,
     rule=f"a directory on a disk with room for it ({error.strerror or error})",
-    remedy="give another directory as TASK_DATA_DIR, or make room; what is written already is kept.",
+    remedy="give another directory as CACHE_DIR, or make room; what is written already is kept.",
   )
 
 

@@ -29,6 +29,7 @@ from absl import logging
 
 from switch_t5 import errors
 from switch_t5.data import documents, tfds_source
+from switch_t5.data.downstream import registry
 from switch_t5.data.vocabulary import Vocabulary
 
 _FEATURES = ("inputs", "targets")
@@ -107,11 +108,12 @@ class ExampleTask:
     tfds_source.load_tensorflow()
     from switch_t5.data import streaming
 
-    logging.warning(
-      "%s: the whole task is materialised, split %s: its steps are done once, with seed %d, and what "
-      "they draw at random is the same in every epoch.",
-      *(self.name, split, _SEED),
-    )
+    if not registry.provides(self.name):  # ours draw nothing
+      logging.warning(
+        "%s: the whole task is materialised, split %s: its steps are done once, with seed %d, and what "
+        "they draw at random is the same in every epoch.",
+        *(self.name, split, _SEED),
+      )
     try:
       dataset = self._task().get_dataset(
         sequence_length=self.needed_lengths(),
@@ -154,14 +156,24 @@ def registered_names() -> set[str]:
 def find_components(name: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
   """Returns the names of the tasks of a task or mixture of seqio's registries, and their rates.
 
+  Tasks that have neither a train nor a validation split are left out.
+
   Raises:
     ConfigError: seqio has none of that name, or it is not made of inputs and targets.
+    DataError: none of its tasks has one of the splits.
   """
   tfds_source.load_tensorflow()
   from switch_t5.data import streaming
 
   provider = streaming.find_task(name)
   members = getattr(provider, "tasks", [provider])
+  members = [task for task in members if set(task.splits) & set(documents.SPLITS)]
+  if not members:
+    raise errors.DataError(
+      f"{name} has no examples to train or to validate on.",
+      rule=f"a split {' or '.join(documents.SPLITS)}",
+      remedy="a test split is read by `switch_t5 infer`.",
+    )
   rates = [provider.get_rate(task) for task in members] if len(members) > 1 else [1.0]
   return tuple(task.name for task in members), tuple(map(float, rates))
 
@@ -219,7 +231,10 @@ def _split_contents(source: Any, split: str) -> dict[str, Any]:
     # A source that is a function names its splits here, whatever lies in the working directory.
     found = path != split and tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)
     files[os.path.basename(path)] = tf.io.gfile.stat(path).length if found else None
-  return {"files": files, "examples": source.num_input_examples(split)}
+  contents = {"files": files, "examples": source.num_input_examples(split)}
+  if hasattr(source, "sha256"):  # of a data set's own files
+    contents["sha256"] = source.sha256(split)
+  return contents
 
 
 def _sha256(content: object) -> str:

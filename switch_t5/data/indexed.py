@@ -41,7 +41,7 @@ _Source = CorruptedWindows | PackedExamples
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-  """A cache, and the rate of its examples in a mixture."""
+  """A cache, and the rate of its examples in a mixture; 0: it is not trained on."""
 
   directory: str | os.PathLike[str]
   rate: float = 1.0
@@ -71,7 +71,7 @@ class IndexedReader:
     """Opens one split of a cache or a mixture of caches.
 
     Args:
-      caches: the directory of the cache, or the components.
+      caches: the directory of the cache, or the components; those without the split are left out.
       split: its name.
       feature_lengths: `{"inputs": S, "targets": T}`; for windows T is at least what S gives (114 for
         512), and what is beyond that is padding; examples are cut.
@@ -96,7 +96,7 @@ class IndexedReader:
     self._rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
     for place in self._rows:
       _check_range("rows", int(place), 0, batch_size - 1)
-    components = _components(caches)
+    components = _components(caches, split)
     self._sources = _open(components, split, feature_lengths, seed, pack)
     lengths = [len(source) for source in self._sources]
     self.num_rows = sum(lengths)
@@ -211,7 +211,7 @@ def unigram_entropy(
   after the other. About 2000 rows of either split are looked at, spread evenly. A model that has
   learnt anything of the text is below it.
   """
-  components = _components(caches)
+  components = _components(caches, documents.TRAIN)
   sources = _open(components, documents.TRAIN, feature_lengths, seed, pack=False)
   total = sum(component.rate for component in components)
   per_row, sampled = np.zeros(sources[0].vocabulary_size), 0
@@ -222,7 +222,7 @@ def unigram_entropy(
     sampled += len(sample)
   train = per_row * sampled + 1
   held_out = np.zeros_like(train)
-  sources = _open(components, split, feature_lengths, seed, pack=False)
+  sources = _open(_components(caches, split), split, feature_lengths, seed, pack=False)
   order = mixing.OneAfterTheOther([len(source) for source in sources], num_epochs=1)
   chosen = [order[row] for row in _spread(len(order), _SAMPLED_ROWS)]
   for number, source in enumerate(sources):
@@ -245,8 +245,21 @@ def _target_counts(source: _Source, sample: Sequence[int]) -> np.ndarray:
   return np.bincount(rows.targets[rows.target_segments > 0], minlength=source.vocabulary_size)
 
 
-def _components(caches: str | os.PathLike[str] | Sequence[Component]) -> Sequence[Component]:
-  return [Component(caches)] if isinstance(caches, str | os.PathLike) else caches
+def _components(
+  caches: str | os.PathLike[str] | Sequence[Component], split: str
+) -> Sequence[Component]:
+  """Returns the components that a split is read from: those which have it, at a rate if to train.
+
+  All of them if there is none, so that the first one is refused.
+  """
+  components = [Component(caches)] if isinstance(caches, str | os.PathLike) else caches
+  reading = [
+    component
+    for component in components
+    if split in cache.read_info(component.directory).splits
+    and (component.rate > 0 or split != documents.TRAIN)
+  ]
+  return reading or components
 
 
 def _open(

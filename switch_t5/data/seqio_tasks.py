@@ -59,9 +59,9 @@ def register(name: str, components: Sequence[tasks.Task]) -> None:
   for task in components:
     if isinstance(task, tasks.SpanCorruptionTask):
       register_task(task)
-  mixture = tasks.get_mixture(name)
-  if mixture.tasks != (name,):
-    register_mixture(mixture, components)
+  for mixture in tasks.mixtures():
+    if mixture.name == name:
+      register_mixture(mixture, components)
 
 
 def register_mixture(mixture: tasks.Mixture, components: Sequence[tasks.Task]) -> None:

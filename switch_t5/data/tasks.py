@@ -9,17 +9,19 @@ for several tasks and their rates; some of them, or all, may be tasks of seqio's
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from switch_t5 import errors
 from switch_t5.data import embedded_corpus, example_tasks, tfds_source, vocabulary
 from switch_t5.data.documents import Documents, SkipBudget
+from switch_t5.data.downstream import registry
 from switch_t5.data.example_tasks import ExampleTask
 from switch_t5.data.text_files import TextFiles, find_files
 
@@ -105,8 +107,8 @@ class Mixture:
   Attributes:
     name: of the mixture.
     tasks: names of its tasks, its *components*.
-    rates: of each task; only their proportions matter. None: each task's number of training
-      documents to the power `exponent`.
+    rates: of each task; only their proportions matter. A task whose rate is 0 is only validated.
+      None: each task's number of training documents to the power `exponent`.
     exponent: 1 takes all documents equally often; less takes those of small tasks more often.
   """
 
@@ -122,8 +124,10 @@ class Mixture:
     if len(rates) != len(self.tasks):
       raise self._invalid(f"{len(rates)} rates, {len(self.tasks)} tasks", "a rate for each task")
     for task, rate in zip(self.tasks, rates, strict=True):
-      if not 0 < rate < math.inf:
-        raise self._invalid(f"{task}: {rate}", "rates are positive and finite")
+      if not 0 <= rate < math.inf:
+        raise self._invalid(f"{task}: {rate}", "rates are finite, and not negative")
+    if not any(rates):
+      raise self._invalid("a rate of 0 for each task", "a rate above 0 for one of them at least")
     if not math.isfinite(self.exponent):
       raise self._invalid(f"exponent {self.exponent}", "a finite exponent")
 
@@ -145,17 +149,17 @@ _mixtures = {MC4: Mixture(MC4, tuple(MC4_LANGUAGES), exponent=_MC4_EXPONENT)}
 
 
 def task_names() -> list[str]:
-  """Returns the names of all tasks."""
+  """Returns the names of all tasks of span corruption."""
   return [*TASK_NAMES, *_added]
 
 
 def known_names() -> list[str]:
-  """Returns the names of all tasks and mixtures."""
-  return [*task_names(), *_mixtures]
+  """Returns the names of all tasks and mixtures, those of `downstream` too."""
+  return [*task_names(), *_mixtures, *registry.names()]
 
 
 def mixtures() -> list[Mixture]:
-  """Returns all mixtures."""
+  """Returns all mixtures, except those of `downstream`."""
   return list(_mixtures.values())
 
 
@@ -180,8 +184,11 @@ def add_mixture(mixture: Mixture) -> None:
 
 
 def get_mixture(name: str) -> Mixture:
-  """Returns the mixture of that name, ours or seqio's, or else that of the task of that name alone."""
-  if name not in known_names() and example_tasks.is_registered(name):
+  """Returns the mixture of that name, ours or seqio's, or else that of the task of that name alone.
+
+  Of those of `downstream`, `get_components` says first which tasks have data.
+  """
+  if name not in [*task_names(), *_mixtures] and example_tasks.is_registered(name):
     components, rates = example_tasks.find_components(name)
     return Mixture(name, components, rates)
   return _mixtures.get(name) or Mixture(name, (name,), rates=(1.0,))
@@ -193,21 +200,36 @@ def get_components(
   feature_lengths: Mapping[str, int],
   text_files: str | Sequence[str] | None = None,
   skip_budget: int = 0,
-  **arguments: Any,
+  task_data_dir: str | os.PathLike[str] | None = None,
+  vocabulary_path: str | os.PathLike[str] | None = None,
+  tfds_data_dir: str | None = None,
 ) -> tuple[Task, ...]:
   """Returns the tasks of a mixture, or the task of that name; also those of seqio's registries.
+
+  Tasks of `downstream` are registered with seqio, unless another module has done so.
 
   Args:
     name: of a mixture or a task.
     feature_lengths: of the run, for tasks of seqio's.
     text_files: globs; a mixture gives them to the one task that reads them.
     skip_budget: faulty documents of each task that may be skipped.
-    **arguments: further ones of `get_task`.
+    task_data_dir: folder of the data sets' own files, for the tasks of `downstream`.
+    vocabulary_path: see `get_task`.
+    tfds_data_dir: see `get_task`.
 
   Raises:
     ConfigError: see `get_task`.
-    DataError: a glob matches no file; or two tasks have different vocabularies.
+    DataError: a glob matches no file; a data set is not there; or two tasks have different
+      vocabularies.
   """
+  wanted = (name,) if registry.provides(name) else get_mixture(name).tasks
+  for provided in filter(registry.provides, wanted):
+    registry.register(
+      provided,
+      task_data_dir=task_data_dir,
+      tfds_data_dir=tfds_data_dir,
+      vocabulary_path=None if vocabulary_path is None else os.fspath(vocabulary_path),
+    )
   names = get_mixture(name).tasks
   needed = TEXT_SPAN_CORRUPTION in names and len(names) > 1
   components = tuple(
@@ -217,7 +239,8 @@ def get_components(
       get_task(
         task,
         text_files=None if needed and task != TEXT_SPAN_CORRUPTION else text_files,
-        **arguments,
+        vocabulary_path=vocabulary_path,
+        tfds_data_dir=tfds_data_dir,
       ),
       skip_budget=skip_budget,
     )
@@ -263,10 +286,11 @@ def _check_new(name: str) -> None:
 
 
 def _worth_suggesting(name: str) -> list[str]:
-  """Returns the known names; mC4's hundred only to who asks for one of them."""
-  if name.startswith("mc4"):
+  """Returns the known names; of mC4's and of others the hundred only to who is close to one."""
+  if name.startswith("mc4") or difflib.get_close_matches(name, registry.names()):
     return known_names()
-  return [known for known in known_names() if known not in MC4_LANGUAGES] + ["mc4.<language>"]
+  few = [known for known in (*task_names(), *_mixtures) if known not in MC4_LANGUAGES]
+  return [*few, "mc4.<language>", "those of docs/guides/tasks.md"]
 
 
 def get_task(

@@ -273,7 +273,7 @@ def _prepared(
     )
     raise errors.DataError(
       f"The data set {dataset.folder} is not there.",
-      value=f"{own}; {folder}",
+      value=f"neither {files} in {own} nor {folder}",
       rule="its published files are in a folder below TASK_DATA_DIR, or TFDS has prepared it in "
       "TFDS_DATA_DIR",
       remedy=f"put {files} (one of them at least) into {own}; or, with a network, "

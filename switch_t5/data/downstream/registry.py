@@ -7,9 +7,11 @@ Names and rates are known without TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
@@ -35,6 +37,7 @@ _MODULES = (superglue_tasks, glue_tasks, squad, summaries, choices, anli, closed
 _FAMILIES = tuple(module.FAMILY for module in _MODULES)
 _TASKS = {task.name: task for family in _FAMILIES for task in family.tasks}
 _MIXTURES = {name: rates for family in _FAMILIES for name, rates in family.mixtures.items()}
+_registered: dict[str, Any] = {}  # what `register` has put into seqio's registries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,15 @@ class Registered:
 def names() -> list[str]:
   """Returns the names of all tasks and mixtures."""
   return [*_TASKS, *_MIXTURES]
+
+
+def provides(name: str) -> bool:
+  """Whether a name is one of `names()`, and no other module has registered it with seqio."""
+  seqio = sys.modules.get("seqio")  # who has registered a task has loaded it
+  if name not in names() or seqio is None:
+    return name in names()
+  registry = seqio.MixtureRegistry if name in _MIXTURES else seqio.TaskRegistry
+  return name not in registry.names() or registry.get(name) is _registered.get(name)
 
 
 def get_task(name: str) -> DownstreamTask:
@@ -106,7 +118,7 @@ def register(
       missing = error
       if name not in _MIXTURES:
         raise
-      logging.warning("%s is left out of %s: %s", task.name, name, " ".join(str(error).split()))
+      _warn(f"{task.name} is left out of {name}: {error.what} ({error.value})")
   if not sources:
     raise missing
   feature = seqio.Feature(seqio.SentencePieceVocabulary(path, vocabulary.EXTRA_IDS), add_eos=True)
@@ -117,6 +129,7 @@ def register(
     if name in seqio.MixtureRegistry.names():
       seqio.MixtureRegistry.remove(name)
     seqio.MixtureRegistry.add(name, list(registered_rates.items()))
+    _registered[name] = seqio.MixtureRegistry.get(name)
   return Registered(
     name,
     {
@@ -130,6 +143,12 @@ def register(
       if documents.VALIDATION in source.splits and get_task(task).metrics
     ),
   )
+
+
+@functools.cache
+def _warn(text: str) -> None:
+  """Warns once in a process."""
+  logging.warning("%s", text)
 
 
 def _register_task(task: DownstreamTask, source: seqio.DataSource, feature: seqio.Feature) -> None:
@@ -152,5 +171,7 @@ def _register_task(task: DownstreamTask, source: seqio.DataSource, feature: seqi
     postprocess_fn=task.postprocess,
     metric_fns=list(task.metrics),
   )
+  _registered[name] = seqio.TaskRegistry.get(name)
   if task.sentinel_of:
     seqio.experimental.add_task_with_sentinels(name)
+    _registered[task.name] = seqio.TaskRegistry.get(task.name)

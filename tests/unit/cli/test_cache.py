@@ -31,7 +31,7 @@ def test_training_finishes_a_cache_that_jobs_have_begun(tmp_path):
     task_feature_lengths={"inputs": 16, "targets": 8},
     batch_size=1,
     text_files=str(runs.TEXT),
-    task_data_dir=str(tmp_path / "data"),
+    cache_dir=str(tmp_path / "data"),
   )
   (task,) = config.components()
   assert dataset.prepare_cache(config, task) == record.parent

@@ -194,10 +194,10 @@ def test_rates_follow_from_documents_where_none_are_given():
     ({"tasks": ()}, "no task"),
     ({"tasks": ("a", "a")}, "named once"),
     ({"tasks": ("a", "b"), "rates": (1.0,)}, "1 rates, 2 tasks"),
-    ({"tasks": ("a", "b"), "rates": (1.0, 0.0)}, "b: 0.0"),
+    ({"tasks": ("a", "b"), "rates": (0.0, 0.0)}, "a rate of 0 for each"),
     ({"tasks": ("a", "b"), "rates": (-1.0, 1.0)}, "a: -1.0"),
-    ({"tasks": ("a",), "rates": (math.nan,)}, "positive and finite"),
-    ({"tasks": ("a",), "rates": (math.inf,)}, "positive and finite"),
+    ({"tasks": ("a",), "rates": (math.nan,)}, "finite, and not negative"),
+    ({"tasks": ("a",), "rates": (math.inf,)}, "finite, and not negative"),
     ({"tasks": ("a",), "exponent": math.nan}, "exponent nan"),
   ],
 )
