@@ -27,14 +27,23 @@ NOT_RUN = {
   "bash scripts/check.sh": _CI,
   "PYTHON=python3.11 bash scripts/test.sh -m smoke": _CI,
   "bash scripts/check_docs.sh": "it is what runs here",
+  "switch_t5 generate --from=runs/first": "it waits for what is typed",
 }
 # What the other commands begin with. Each is run as it stands, or as `shortened` has it.
 RUN = (
   "bash scripts/pretrain_demo.sh ",
   "bash scripts/test.sh tests/unit/",
+  "cat ",
+  "printf ",
   "python -c ",
   "source .venv-",
-  *(f"switch_t5 {mode} " for mode in ("train", "eval", "cache", "config", "checkpoint", "convert")),
+  *(
+    f"switch_t5 {mode} "
+    for mode in (
+      *("train", "eval", "cache", "config", "checkpoint", "convert"),
+      *("generate", "score", "infer"),
+    )
+  ),
 )
 # What stands for something of the reader's own, and what it is here.
 STAND_INS = {

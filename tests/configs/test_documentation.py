@@ -18,7 +18,13 @@ from switch_t5.cli.main import MODES
 from switch_t5.cli.show_config import listing
 
 CONFIGURABLES_PAGE = runs.ROOT / "docs" / "configurables.md"
-CALLED = {"train": "train", "eval": "evaluate", "cache": "DatasetConfig", "config": "train"}
+CALLED = {
+  "train": "train",
+  "eval": "evaluate",
+  "infer": "infer",
+  "cache": "DatasetConfig",
+  "config": "train",
+}
 COMMANDS = [command for page in pages.PAGES for command in pages.commands(page)]
 
 pytestmark = pytest.mark.smoke
