@@ -153,8 +153,8 @@ def table(evaluated: Evaluated) -> str:
 
 
 def _register(name: str, dataset: DatasetConfig) -> None:
-  """Registers tasks of ours with seqio; those of the user's are registered."""
-  if name in registry.names():
+  """Registers tasks of ours with seqio; a module of the user's has registered its own."""
+  if registry.provides(name):
     registry.register(
       name,
       task_data_dir=dataset.task_data_dir,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import jax
 import pytest
 import runs
+import superglue_form
 
 from switch_t5.cli import gin_setup
 from switch_t5.cli.configurables import CONFIGURABLES
@@ -33,6 +34,15 @@ REQUIRED = {
   }
   for name in ("c4", "switch_base", "switch_large", "switch_xxl", "switch_c")
 }
+BOOLQ = {"MIXTURE_OR_TASK_NAME": "super_glue_boolq_v102"}
+PRETRAINED = {"MODEL_DIR": "model", "INITIAL_CHECKPOINT_PATH": "runs/demo"}
+ON_SUPERGLUE = {
+  "recipes/finetune_superglue.gin": PRETRAINED,
+  "recipes/finetune_task.gin": PRETRAINED | BOOLQ,
+  "recipes/eval.gin": {"MODEL_DIR": "model"} | BOOLQ,
+  "recipes/eval_superglue.gin": {"MODEL_DIR": "model"},
+}
+REQUIRED |= ON_SUPERGLUE
 REQUIRED["recipes/infer.gin"] = {"CHECKPOINT_PATH": "model", "OUTPUT_FILE": "answers.jsonl"}
 PRETRAIN = {
   "MODEL_DIR": "model",
@@ -83,8 +93,12 @@ def written_as(published, value):
 
 
 @pytest.mark.parametrize("recipe", TRAINING)
-def test_a_recipe_describes_a_model_that_fits_its_mesh(recipe):
-  config = load(recipe, **REQUIRED[recipe]).call("train")
+@pytest.mark.filterwarnings("ignore")  # TensorFlow's own
+def test_a_recipe_describes_a_model_that_fits_its_mesh(recipe, tmp_path):
+  given = dict(REQUIRED[recipe])
+  if recipe in ON_SUPERGLUE:
+    given["TASK_DATA_DIR"] = str(superglue_form.write(tmp_path))
+  config = load(recipe, **given).call("train")
   model = config.checked_model(MeshShape.parse(config.mesh_shape))
   definition = define_model(model)
   assert jax.tree.leaves(definition.shapes)

@@ -22,6 +22,7 @@ import time
 
 import c4_form
 import pages
+import superglue_form
 from pages import ROOT, Command
 
 TIMEOUT = 600  # seconds; a command takes some twenty
@@ -56,11 +57,17 @@ def prepare_c4(folder: pathlib.Path) -> None:
   shutil.copy(ROOT / "data" / "embedded.model", folder / "sentencepiece.model")
 
 
+def write_superglue(folder: pathlib.Path) -> None:
+  """Writes a few examples of SuperGLUE in its published form."""
+  superglue_form.write(folder / "superglue")
+
+
 # What a page assumes is there.
 PREPARED = {
   "README.md": write_texts,
   "your-own-text.md": write_texts,
   "c4-and-mc4.md": prepare_c4,
+  "fine-tune.md": write_superglue,
 }
 
 
