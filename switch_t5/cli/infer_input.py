@@ -186,7 +186,7 @@ class TaskTexts:
 
 def _register(name: str, config: InferConfig, vocabulary: Vocabulary) -> None:
   """Makes a task known to seqio, if it is not one of a module given as --import."""
-  if name in registry.names():
+  if registry.provides(name):
     registry.register(
       name,
       task_data_dir=config.task_data_dir,

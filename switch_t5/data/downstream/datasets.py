@@ -172,7 +172,8 @@ def _object(line: str, place: str) -> Mapping[str, Any]:
   try:
     record = json.loads(line)
   except (ValueError, RecursionError) as error:
-    raise malformed(place, f"one JSON object per line ({error})") from error
+    detail = getattr(error, "msg", error)  # whose place in the text would be taken for the file's
+    raise malformed(place, f"one JSON object per line ({detail})") from error
   if not isinstance(record, dict):
     raise malformed(place, "one JSON object per line")
   return record
