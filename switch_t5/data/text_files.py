@@ -225,10 +225,11 @@ def json_texts(line: str, place: str, keys: Sequence[str]) -> dict[str, str]:
   try:
     record = json.loads(line)
   except (ValueError, RecursionError) as error:
+    detail = getattr(error, "msg", error)  # whose place in the text would be taken for the file's
     raise errors.DataError(
       "A line is not JSON.",
       value=place,
-      rule=f"one JSON object per line ({error})",
+      rule=f"one JSON object per line ({detail})",
       remedy="mend or remove the line.",
     ) from error
   for key in keys:
