@@ -27,6 +27,7 @@ from switch_t5.cli.train_config import ALL, BEST, EvalConfig, TrainConfig
 from switch_t5.errors import CheckpointError, ConfigError
 from switch_t5.interop.initial import open_parameters
 from switch_t5.metrics.writer import MetricsWriter
+from switch_t5.training.state import shardings
 from switch_t5.types import PyTree
 
 _EVENTS = "eval"  # their folder: those of training are its own
@@ -60,10 +61,15 @@ def run(command_line: CommandLine) -> None:
   session = open_session(train)
   if config.held_out:
     train.dataset.check_task()
+  directory = Path(train.model_dir) / "checkpoints"
+  steps = [] if config.checkpoint_paths else _steps(config, directory)  # before data are opened
   with jax.set_mesh(session.mesh):
     evaluation = Evaluation(config, session, speaks=not command_line.json)
-    rows = [evaluation.measure(found) for found in checkpoints(config, session)]
+    found = of_paths(config, session) if config.checkpoint_paths else of_steps(steps, session)
+    rows = [evaluation.measure(checkpoint) for checkpoint in found]
     evaluation.close()
+  if not rows:
+    raise _nothing_there(directory)
   if jax.process_index() != 0:
     return
   if command_line.json:
@@ -73,25 +79,39 @@ def run(command_line: CommandLine) -> None:
     print(metrics_table(rows))
 
 
-def checkpoints(config: EvalConfig, session: Session) -> Iterator[Found]:
-  """Yields the checkpoints that are asked for, one in memory at a time.
+def of_paths(config: EvalConfig, session: Session) -> Iterator[Found]:
+  """Yields the checkpoints at paths, one in memory at a time.
 
   Raises:
-    CheckpointError: if one is not there or is damaged; of all, damaged ones are passed over.
+    CheckpointError: if one is not there, is damaged or is of another model.
   """
   paths = config.checkpoint_paths
+  like = session.abstract.params
   for path in [paths] if isinstance(paths, str) else paths:
-    yield _of_path(path, session)
-  if paths:
-    return
+    source = open_parameters(path, session.model)
+    parameters = InitialParameters(source, like)
+    zeros = jax.jit(
+      lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like),
+      out_shardings=shardings(like),
+    )
+    name = "_".join(source.path.parts[-3:])
+    yield Found(name, f"{source.path} ({source.format})", None, parameters.load(zeros()))
+
+
+def of_steps(steps: Sequence[int | None], session: Session) -> Iterator[Found]:
+  """Yields the checkpoints of MODEL_DIR, one in memory at a time; damaged ones of many are passed over.
+
+  Raises:
+    CheckpointError: if the only one that is asked for is not there or is damaged.
+  """
   directory = Path(session.config.model_dir) / "checkpoints"
-  for step in _steps(config, directory):
+  for step in steps:
     try:
       restored = CheckpointManager(directory).restore(
         {"params": session.abstract.params}, step, partial=True
       )
     except CheckpointError as error:
-      if config.checkpoint_step != ALL:
+      if len(steps) == 1:
         raise
       print(f"Checkpoint {step} is passed over: {error}", file=sys.stderr)
       continue
@@ -103,11 +123,11 @@ def checkpoints(config: EvalConfig, session: Session) -> Iterator[Found]:
 
 def _steps(config: EvalConfig, directory: Path) -> Sequence[int | None]:
   """Returns the steps that are asked for; None is the newest good one."""
-  asked = config.checkpoint_step
-  if asked == ALL:
-    if steps := list_steps(directory):
-      return steps
+  asked, steps = config.checkpoint_step, list_steps(directory)
+  if not steps:
     raise _nothing_there(directory)
+  if asked == ALL:
+    return steps
   if asked == BEST:
     best = read_best(directory.parent)
     if best is None:
@@ -118,7 +138,14 @@ def _steps(config: EvalConfig, directory: Path) -> Sequence[int | None]:
         remedy="evaluate.checkpoint_step = 'all' measures each of them",
       )
     return [best.step]
-  return list(asked) if isinstance(asked, tuple | list) else [asked]  # type: ignore[list-item]
+  wanted = list(asked) if isinstance(asked, tuple | list) else [asked]
+  if missing := [step for step in wanted if step is not None and step not in steps]:
+    raise CheckpointError(
+      "There is no checkpoint of this step.",
+      value=f"step {', '.join(map(str, missing))} in {directory}",
+      rule=f"the steps that were saved: {steps}",
+    )
+  return wanted  # type: ignore[return-value]
 
 
 def _nothing_there(directory: Path) -> CheckpointError:
@@ -127,19 +154,6 @@ def _nothing_there(directory: Path) -> CheckpointError:
     value=directory,
     remedy="set MODEL_DIR to the folder of a trained model",
   )
-
-
-def _of_path(path: str, session: Session) -> Found:
-  """Loads the parameters of a checkpoint of any format."""
-  source = open_parameters(path, session.model)
-  like = session.abstract.params
-  parameters = InitialParameters(source, like)
-  zeros = jax.jit(
-    lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like),
-    out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
-  )
-  name = "_".join(source.path.parts[-3:])
-  return Found(name, f"{source.path} ({source.format})", None, parameters.load(zeros()))
 
 
 class Evaluation:

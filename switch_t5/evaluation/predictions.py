@@ -59,8 +59,7 @@ class Answer(NamedTuple):
   @property
   def is_invalid(self) -> bool:
     """Whether the task has labels and the output is none of them."""
-    prediction, target = _value(self.prediction), _value(self.target)
-    return _is_number(prediction) and _is_number(target) and prediction == INVALID != target
+    return _is_number(_value(self.target)) and is_no_label(self.prediction)
 
   @property
   def is_correct(self) -> bool | None:
@@ -175,6 +174,12 @@ def plain(value: Any) -> Any:
   if isinstance(value, list | tuple):
     return [plain(inner) for inner in value]
   return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def is_no_label(found: Any) -> bool:
+  """Whether what a task makes of a text is the number of no label."""
+  value = _value(found)
+  return bool(_is_number(value) and value == INVALID)
 
 
 def _value(found: Any) -> Any:

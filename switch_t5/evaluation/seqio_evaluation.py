@@ -22,7 +22,14 @@ from switch_t5 import errors
 from switch_t5.data import documents, streaming
 from switch_t5.data.example_tasks import ExampleTask
 from switch_t5.decoding.config import DecodingConfig
-from switch_t5.evaluation.predictions import Answer, Predictor, TaskResult, cut, in_parts
+from switch_t5.evaluation.predictions import (
+  Answer,
+  Predictor,
+  TaskResult,
+  cut,
+  in_parts,
+  is_no_label,
+)
 
 _VALIDATION = documents.VALIDATION
 _FEATURES = ("inputs", "targets")
@@ -220,7 +227,10 @@ class _TaskExamples:
 
   def _are_labelled(self) -> bool:
     """Whether the split has targets: test splits of benchmarks have none."""
-    return any(text != _UNKNOWN for text in self._texts["targets"])
+    return any(
+      text != _UNKNOWN and not is_no_label(target)
+      for text, target in zip(self._texts["targets"], self._targets, strict=True)
+    )
 
 
 def evaluated_tasks(name: str, split: str) -> tuple[str, ...]:
