@@ -198,8 +198,8 @@ class Run:
       )
       self.say(self.tasks.describe())
     if config.best_metric is not None:
-      known = self.session.held_out_names()
-      self.best.check(known + (self.tasks.metric_names() if self.tasks else []))
+      known = self.session.held_out_names() + (self.tasks.metric_names() if self.tasks else [])
+      self.best.check(list(dict.fromkeys(known)))
 
   def first_state(self, restored: RestoredCheckpoint | None) -> TrainState:
     """Returns the newest good checkpoint's state, or a new one."""
@@ -290,6 +290,7 @@ class Run:
     )
     self.last_cross_entropy = cross_entropy
     answered = self.evaluate_tasks(loop)
+    # A task's own accuracy takes the place of its tokens'.
     self.reporter.write(loop.step, metrics | (answered or {}))
     if answered is not None and self.best.see(
       loop.step, metrics | answered, lambda: self.checkpoint_hook(loop)
