@@ -24,24 +24,19 @@ import sys
 import jax
 import numpy as np
 
-from benchmarks import torch_generate
+from benchmarks import torch_t5
+from benchmarks.hugging_face import our_model
 from benchmarks.timing import print_results
-from benchmarks.torch_generate import (
-  D_FF,
-  D_KV,
-  D_MODEL,
+from benchmarks.torch_t5 import (
   DECODER_LENGTH,
   ENCODER_LENGTH,
-  HEADS,
-  LAYERS,
   VOCABULARY,
   Generate,
   experts_of,
-  serve,
+  serve_generate,
 )
 from switch_t5.decoding import DecodingConfig
 from switch_t5.inference.programs import Programs
-from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import define_model
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 
@@ -51,22 +46,7 @@ _NO_ID = -1  # in place of EOS
 
 def our_generate(num_experts: int) -> Generate:
   """Returns a program that decodes."""
-  sparse = LAYERS // 2 if num_experts else 0
-  model = ModelConfig(
-    VOCABULARY,
-    D_MODEL,
-    D_FF,
-    D_KV,
-    HEADS,
-    LAYERS,
-    LAYERS,
-    num_experts=num_experts,
-    num_encoder_sparse_layers=sparse,
-    num_decoder_sparse_layers=sparse,
-    sequences_per_group=1,
-    activation_dtype="float32",
-  )
-  definition, mesh = define_model(model), make_mesh(MeshShape())
+  definition, mesh = define_model(our_model(num_experts)), make_mesh(MeshShape())
   with jax.set_mesh(mesh):
     params = jax.jit(definition.init)(jax.random.key(0))
   programs: dict[int, Programs] = {}
@@ -88,7 +68,7 @@ class Worker:
   def __init__(self, name: str, torch_python: str):
     command = [sys.executable, "-m", "benchmarks.decode"]
     if name.startswith(HUGGING_FACE):
-      command = [torch_python, torch_generate.__file__]
+      command = [torch_python, torch_t5.__file__, "--generate"]
     self._process = subprocess.Popen(
       [*command, f"--worker={name}"],
       stdin=subprocess.PIPE,
@@ -152,7 +132,7 @@ def main() -> None:
   parser.add_argument("--worker", help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   if arguments.worker:
-    serve(our_generate(experts_of(arguments.worker)))
+    serve_generate(our_generate(experts_of(arguments.worker)))
     return
   print_results(measure(arguments), arguments.json)
 

@@ -82,12 +82,11 @@ def full_rows(batch_size: int) -> dict[str, np.ndarray]:
   }
 
 
-def our_step(name: str, batch_size: int, dropout_rate: float) -> Callable[[], object]:
-  """Returns a program that runs one of our train steps to its end."""
-  num_experts = experts_of(name)
+def our_model(num_experts: int, dropout_rate: float = 0.0) -> ModelConfig:
+  """Returns the same model as `torch_t5.hugging_face_model`."""
   sparse = LAYERS // 2 if num_experts else 0
   quiet = RouterConfig(exploration="argmax")
-  model = ModelConfig(
+  return ModelConfig(
     VOCABULARY,
     D_MODEL,
     D_FF,
@@ -106,10 +105,14 @@ def our_step(name: str, batch_size: int, dropout_rate: float) -> Callable[[], ob
     activation_dtype="float32",
     scan_unroll=LAYERS,
   )
+
+
+def our_step(name: str, batch_size: int, dropout_rate: float) -> Callable[[], object]:
+  """Returns a program that runs one of our train steps to its end."""
   lengths = {"inputs": ENCODER_LENGTH, "targets": DECODER_LENGTH}
   config = TrainConfig(
     model_dir="not written",
-    model=model,
+    model=our_model(experts_of(name), dropout_rate),
     dataset=DatasetConfig("embedded_span_corruption", lengths, batch_size),
     total_steps=1,
     learning_rate=learning_rate_schedule(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker of `hugging_face`: Hugging Face's T5 under PyTorch's AdamW, and what all workers share.
+"""A worker of `hugging_face` and `decode`: Hugging Face's T5, and what all workers share.
 
 Run as a file, it loads nothing of ours: `switch_t5` would set the process's memory thresholds.
 """
@@ -14,6 +14,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
+
+Generate = Callable[[int, int], object]  # of a batch size and a number of beams
 
 VOCABULARY, D_MODEL, D_FF, D_KV, HEADS, LAYERS = 8192, 256, 1024, 64, 4, 4
 ENCODER_LENGTH, DECODER_LENGTH = 256, 64
@@ -26,10 +29,8 @@ def experts_of(name: str) -> int:
   return next((int(word) for word in name.split() if word.isdigit()), 0)
 
 
-def hugging_face_step(
-  num_experts: int, batch_size: int, dropout_rate: float
-) -> Callable[[], object]:
-  """Returns a program that runs one step of Hugging Face's T5 under PyTorch's AdamW."""
+def hugging_face_model(num_experts: int, dropout_rate: float, expert_capacity: int) -> Any:
+  """Returns Hugging Face's T5, or SwitchTransformers with every other layer sparse."""
   import torch
   import transformers
 
@@ -46,18 +47,27 @@ def hugging_face_step(
     "decoder_start_token_id": 0,
   }
   if num_experts:
-    # Its capacity is that of one sequence, and the same in both stacks.
     config = transformers.SwitchTransformersConfig(
       **sizes,
       num_experts=num_experts,
       num_sparse_encoder_layers=LAYERS // 2,
       num_sparse_decoder_layers=LAYERS // 2,
-      expert_capacity=math.ceil(1.25 * ENCODER_LENGTH / num_experts),
+      expert_capacity=expert_capacity,
       router_jitter_noise=0.0,
     )
-    model = transformers.SwitchTransformersForConditionalGeneration(config).train()
-  else:
-    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes)).train()
+    return transformers.SwitchTransformersForConditionalGeneration(config)
+  return transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes))
+
+
+def hugging_face_step(
+  num_experts: int, batch_size: int, dropout_rate: float
+) -> Callable[[], object]:
+  """Returns a program that runs one step of Hugging Face's T5 under PyTorch's AdamW."""
+  import torch
+
+  # Its capacity is that of one sequence, and the same in both stacks.
+  capacity = math.ceil(1.25 * ENCODER_LENGTH / num_experts) if num_experts else 0
+  model = hugging_face_model(num_experts, dropout_rate, capacity).train()
   optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
   inputs = torch.randint(2, VOCABULARY, (batch_size, ENCODER_LENGTH))
   labels = torch.randint(2, VOCABULARY, (batch_size, DECODER_LENGTH))
@@ -68,6 +78,39 @@ def hugging_face_step(
     optimizer.step()
 
   return step
+
+
+def hugging_face_generate(num_experts: int) -> Generate:
+  """Returns a program that runs `generate`; nothing is dropped, no answer ends before the last token."""
+  import torch
+
+  model = hugging_face_model(num_experts, 0.0, ENCODER_LENGTH).eval()
+  model.generation_config.eos_token_id = None
+
+  def generate(batch_size: int, beams: int) -> object:
+    inputs = torch.randint(2, VOCABULARY, (batch_size, ENCODER_LENGTH))
+    with torch.inference_mode():
+      return model.generate(
+        inputs,
+        attention_mask=torch.ones_like(inputs),
+        num_beams=beams,
+        do_sample=False,
+        max_new_tokens=DECODER_LENGTH,
+        min_new_tokens=DECODER_LENGTH,
+        early_stopping="never" if beams > 1 else False,
+      )
+
+  return generate
+
+
+def serve_generate(generate: Generate) -> None:
+  """Runs `BATCH BEAMS` for each line of stdin; writes the seconds."""
+  print("ready", flush=True)
+  for line in sys.stdin:
+    batch_size, beams = map(int, line.split())
+    started = time.perf_counter()
+    generate(batch_size, beams)
+    print(json.dumps(time.perf_counter() - started), flush=True)
 
 
 def serve(step: Callable[[], object]) -> None:
@@ -90,9 +133,13 @@ def main() -> None:
   """Serves one model until stdin ends."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--worker", required=True)
-  parser.add_argument("--dropout", type=float, required=True)
-  parser.add_argument("--batch", type=int, required=True)
+  parser.add_argument("--dropout", type=float)
+  parser.add_argument("--batch", type=int)
+  parser.add_argument("--generate", action="store_true")
   arguments = parser.parse_args()
+  if arguments.generate:
+    serve_generate(hugging_face_generate(experts_of(arguments.worker)))
+    return
   serve(hugging_face_step(experts_of(arguments.worker), arguments.batch, arguments.dropout))
 
 
