@@ -21,9 +21,9 @@ COUNTS = {"train": 6000, "validation": 64}
 
 
 def examples(split: str) -> list[tuple[str, str]]:
-  """Returns texts of two to four words, and the words in reverse order."""
+  """Returns texts of two or three words, and the words in reverse order."""
   rng = np.random.default_rng(len(split))
-  drawn = [rng.choice(WORDS, rng.integers(2, 5)) for _ in range(COUNTS[split])]
+  drawn = [rng.choice(WORDS, rng.integers(2, 4)) for _ in range(COUNTS[split])]
   return [(f"reverse: {' '.join(words)}", " ".join(words[::-1])) for words in drawn]
 
 
