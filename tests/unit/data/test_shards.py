@@ -237,8 +237,11 @@ def test_the_budget_holds_for_the_sum_of_jobs(tmp_path):
 
 def _start_job(tmp_path, directory) -> subprocess.Popen:
   """Starts a process that writes the cache of tmp_path/long.txt, 1000 documents a shard."""
+  # A shell that starts the tests in the background has SIGINT ignored, and children inherit that.
   code = f"""
+import signal
 from switch_t5.data import cache, tasks
+signal.signal(signal.SIGINT, signal.default_int_handler)
 task = tasks.get_task("text_span_corruption", text_files={str(tmp_path / "long.txt")!r})
 cache.write_cache(task, {str(directory)!r}, shard_documents=1000)
 """
