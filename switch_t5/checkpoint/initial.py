@@ -157,7 +157,11 @@ class InitialParameters:
     _check_types(self.assignments, wanted, source.types, source.path)
 
   def load(self, params: PyTree) -> PyTree:
-    """Returns `params` with what the checkpoint gives in place; each in its own sharding."""
+    """Returns `params` with what the checkpoint gives in place; each in its own sharding.
+
+    Args:
+      params: arrays; where the checkpoint gives all of them, jax.ShapeDtypeStruct with shardings do.
+    """
     leaves = tree.leaves_by_path(params)
     targets = {a: tuple(a.name.split("/")) for a in self.assignments if a.source is not None}
     found = self._source.load({str(a.source): leaves[path] for a, path in targets.items()})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `generate`, `score` and `infer` share: start-up, messages, answers that are numbers."""
+"""What `generate`, `score` and `infer` share: their checkpoint, messages, answers that are numbers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,12 @@ from collections.abc import Iterable
 import jax
 import jax.monitoring
 
-from switch_t5.cli import distributed, platform
 from switch_t5.cli.flags import CommandLine
 from switch_t5.cli.infer_config import LoadConfig
 from switch_t5.errors import CheckpointError, ConfigError
 from switch_t5.inference.text_model import TextModel
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
-
-
-def start(command_line: CommandLine) -> None:
-  """Starts JAX as the flags say."""
-  distributed.start(command_line)
-  platform.require(command_line.platform)
-  platform.use_compilation_cache()
 
 
 def checkpoint_of(command_line: CommandLine) -> dict[str, str]:

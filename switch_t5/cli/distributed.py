@@ -1,15 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start-up of a run of several processes, before JAX looks for devices."""
+"""Start-up of JAX: with the other processes of a run, and on the devices that were asked for."""
 
 from __future__ import annotations
 
 import jax
 
+from switch_t5.cli import platform
 from switch_t5.cli.flags import CommandLine
 from switch_t5.errors import ConfigError
 
 
 def start(command_line: CommandLine) -> None:
+  """Starts JAX as the flags say; compiled programs are kept between runs.
+
+  Raises:
+    ConfigError: see `join`; or the platform that was asked for is not there.
+  """
+  join(command_line)
+  platform.require(command_line.platform)
+  platform.use_compilation_cache()
+
+
+def join(command_line: CommandLine) -> None:
   """Joins the other processes if `--coordinator_address` says that there are some.
 
   It must come before any use of devices, and before our signal handlers: it installs its own.

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from switch_t5.checkpoint.best import read_best
 from switch_t5.checkpoint.initial import InitialParameters
 from switch_t5.checkpoint.listing import list_steps
 from switch_t5.checkpoint.manager import CheckpointManager
-from switch_t5.cli import distributed, gin_setup, platform
+from switch_t5.cli import distributed, gin_setup
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
 from switch_t5.cli.run_data import open_data
@@ -27,7 +26,6 @@ from switch_t5.cli.train_config import ALL, BEST, EvalConfig, TrainConfig
 from switch_t5.errors import CheckpointError, ConfigError
 from switch_t5.interop.initial import open_parameters
 from switch_t5.metrics.writer import MetricsWriter
-from switch_t5.training.state import shardings
 from switch_t5.types import PyTree
 
 _EVENTS = "eval"  # their folder: those of training are its own
@@ -56,8 +54,6 @@ def run(command_line: CommandLine) -> None:
   config: EvalConfig = configuration.call("evaluate")
   train: TrainConfig = configuration.call("train")
   distributed.start(command_line)
-  platform.require(command_line.platform)
-  platform.use_compilation_cache()
   session = open_session(train)
   if config.held_out:
     train.dataset.check_task()
@@ -90,12 +86,8 @@ def of_paths(config: EvalConfig, session: Session) -> Iterator[Found]:
   for path in [paths] if isinstance(paths, str) else paths:
     source = open_parameters(path, session.model)
     parameters = InitialParameters(source, like)
-    zeros = jax.jit(
-      lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like),
-      out_shardings=shardings(like),
-    )
     name = "_".join(source.path.parts[-3:])
-    yield Found(name, f"{source.path} ({source.format})", None, parameters.load(zeros()))
+    yield Found(name, f"{source.path} ({source.format})", None, parameters.load(like))
 
 
 def of_steps(steps: Sequence[int | None], session: Session) -> Iterator[Found]:

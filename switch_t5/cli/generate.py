@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
-from switch_t5.cli import asking, gin_setup
+from switch_t5.cli import asking, distributed, gin_setup
 from switch_t5.cli.asking import CompilationClock
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
@@ -37,7 +37,7 @@ def run(command_line: CommandLine) -> None:
   prompts = command_line.arguments[1:]
   for number, prompt in enumerate(prompts, start=1):
     _check_text(prompt, f"argument {number}")
-  asking.start(command_line)
+  distributed.start(command_line)
   if not prompts and jax.process_count() > 1:
     raise ConfigError(
       "There is no prompt.",

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from switch_t5.cli import asking, gin_setup
+from switch_t5.cli import asking, distributed, gin_setup
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
 from switch_t5.cli.infer_config import InferConfig
@@ -35,7 +35,7 @@ def run(command_line: CommandLine) -> None:
   """Answers the texts of this job that have no answer yet; raises Interrupted if a signal came."""
   configuration = gin_setup.load_command_line(command_line, CONFIGURABLES, "infer")
   config: InferConfig = configuration.call("infer")
-  asking.start(command_line)
+  distributed.start(command_line)
   found = config.model.find()
   inputs = open_inputs(config, found.vocabulary)
   jobs = Jobs(config.output_file, len(inputs), *(command_line.job or (0, 1)))

@@ -6,8 +6,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import jax
-
 from switch_t5.checkpoint.initial import InitialParameters, ParameterSource, SavedParameters
 from switch_t5.checkpoint.manager import CONFIG
 from switch_t5.cli import model_file
@@ -19,10 +17,9 @@ from switch_t5.interop.convert import model_of
 from switch_t5.interop.huggingface import TOKENIZER
 from switch_t5.interop.initial import ForeignParameters
 from switch_t5.model.config import ModelConfig
-from switch_t5.model.definition import ModelDefinition, define_model
+from switch_t5.model.definition import define_model
 from switch_t5.sharding.mesh import MeshShape, make_mesh
-from switch_t5.sharding.rules import check_divides, named_sharding
-from switch_t5.types import PyTree
+from switch_t5.training.state import abstract_params
 
 
 def load(
@@ -75,7 +72,7 @@ class FoundModel:
     definition = define_model(_for_inference(self.config, dtype))
     mesh = make_mesh(MeshShape.parse(mesh_shape))
     initial = InitialParameters(self.source, definition.shapes)
-    params = initial.load(_abstract_params(definition, mesh))
+    params = initial.load(abstract_params(definition, mesh))
     return TextModel(definition, params, self.vocabulary, mesh, batch_size=batch_size)
 
 
@@ -126,14 +123,3 @@ def _for_inference(config: ModelConfig, dtype: str | None) -> ModelConfig:
   if dtype is not None:
     changes["activation_dtype"] = dtype
   return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
-
-
-def _abstract_params(definition: ModelDefinition, mesh: jax.sharding.Mesh) -> PyTree:
-  """Returns the parameters' shapes and shardings."""
-
-  def place(path, leaf, axes):
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    check_divides(dict(mesh.shape), name, leaf.shape, axes)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=named_sharding(mesh, axes))
-
-  return jax.tree_util.tree_map_with_path(place, definition.shapes, definition.axes)

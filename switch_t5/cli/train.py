@@ -17,7 +17,7 @@ from switch_t5.checkpoint.listing import list_steps
 from switch_t5.checkpoint.manager import CheckpointManager, RestoredCheckpoint
 from switch_t5.checkpoint.run_lock import RunLock
 from switch_t5.cli import dataset as dataset_lib
-from switch_t5.cli import distributed, gin_setup, platform, run_record
+from switch_t5.cli import distributed, gin_setup, run_record
 from switch_t5.cli.best_checkpoint import BestCheckpoint
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
@@ -47,8 +47,6 @@ def run(command_line: CommandLine) -> None:
   configuration = gin_setup.load_command_line(command_line, CONFIGURABLES)
   config: TrainConfig = configuration.call("train")
   distributed.start(command_line)
-  platform.require(command_line.platform)
-  platform.use_compilation_cache()
   session = open_session(config)
   config.dataset.check_task()
   training = Run(session, configuration.operative_config("train"), command_line.trace_steps)

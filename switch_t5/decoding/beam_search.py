@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from switch_t5.decoding.config import DecodingConfig
-from switch_t5.decoding.step import IMPOSSIBLE, Decoded, NextLogits, log_probabilities
+from switch_t5.decoding.step import IMPOSSIBLE, Decoded, Limits, NextLogits, log_probabilities
 from switch_t5.types import Array, PyTree
 
 
@@ -46,14 +46,10 @@ def beam_search(
   next_logits: NextLogits,
   cache: PyTree,
   config: DecodingConfig,
-  *,
-  real: Array,
-  max_tokens: Array,
-  length: int,
-  num_ids: int,
-  eos_id: int,
+  limits: Limits,
 ) -> Decoded:
   """Returns the `num_return` best answers to each sequence; the arguments are those of `sample`."""
+  real, max_tokens, length, num_ids, eos_id = limits
   batch_size, beams = real.shape[0], config.num_beams
   empty = jnp.zeros((batch_size, beams, length), jnp.int32)
   none = jnp.full((batch_size, beams), IMPOSSIBLE, jnp.float32)

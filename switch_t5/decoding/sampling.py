@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from switch_t5.decoding.config import DecodingConfig
-from switch_t5.decoding.step import Decoded, NextLogits, log_probabilities
+from switch_t5.decoding.step import Decoded, Limits, NextLogits, log_probabilities
 from switch_t5.types import Array, PRNGKey, PyTree
 
 
@@ -29,13 +29,8 @@ def sample(
   next_logits: NextLogits,
   cache: PyTree,
   config: DecodingConfig,
-  *,
+  limits: Limits,
   keys: PRNGKey,
-  real: Array,
-  max_tokens: Array,
-  length: int,
-  num_ids: int,
-  eos_id: int,
 ) -> Decoded:
   """Decodes `num_return` answers to each sequence; ends as soon as all have ended.
 
@@ -43,13 +38,10 @@ def sample(
     next_logits: the model.
     cache: its cache before the first position.
     config: temperature 0 for greedy search.
+    limits: see there.
     keys: [B], one for each sequence, which all of its draws follow from.
-    real: bool [B], False where a row is padding.
-    max_tokens: int32 [], at most `length`.
-    length: T.
-    num_ids: of the vocabulary.
-    eos_id: ends an answer.
   """
+  real, max_tokens, length, num_ids, eos_id = limits
   batch_size, hypotheses = real.shape[0], config.num_return
   own = jnp.arange(hypotheses, dtype=jnp.int32)[None, :, None]
   ancestors = jnp.broadcast_to(own, (batch_size, hypotheses, length))

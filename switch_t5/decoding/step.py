@@ -35,6 +35,24 @@ class NextLogits(Protocol):
     """
 
 
+class Limits(NamedTuple):
+  """What bounds a search.
+
+  Attributes:
+    real: bool [B], False where a row is padding.
+    max_tokens: int32 [], at most `length`.
+    length: T.
+    num_ids: of the vocabulary.
+    eos_id: ends an answer.
+  """
+
+  real: Array
+  max_tokens: Array
+  length: int
+  num_ids: int
+  eos_id: int
+
+
 class Decoded(NamedTuple):
   """Answers, those with the best scores first.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from switch_t5 import batch as features
 from switch_t5.decoding.beam_search import beam_search
 from switch_t5.decoding.config import DecodingConfig
 from switch_t5.decoding.sampling import sample
-from switch_t5.decoding.step import Decoded, log_probabilities
+from switch_t5.decoding.step import Decoded, Limits, log_probabilities
 from switch_t5.errors import MeshError
 from switch_t5.model.cached_decoder import CachedDecoder
 from switch_t5.model.definition import ModelDefinition
@@ -135,18 +134,12 @@ class Programs:
         max_length=length,
         num_hypotheses=config.num_hypotheses,
       )
-      limits: dict[str, Any] = {
-        "real": real,
-        "max_tokens": max_tokens,
-        "length": length,
-        "num_ids": self._num_ids,
-        "eos_id": self._eos_id,
-      }
+      limits = Limits(real, max_tokens, length, self._num_ids, self._eos_id)
       if config.num_beams > 1:
-        return beam_search(decoder, decoder.empty_cache, config, **limits)
+        return beam_search(decoder, decoder.empty_cache, config, limits)
       key = jax.random.key(seed)
       keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
-      return sample(decoder, decoder.empty_cache, config, keys=keys, **limits)
+      return sample(decoder, decoder.empty_cache, config, limits, keys)
 
     return jax.jit(decode, out_shardings=self._everywhere)
 

@@ -56,6 +56,17 @@ def abstract_state(
     (), definition.axes, optimizer_state_axes(optimizer, definition.shapes, definition.axes)
   )
 
+  return _laid_out(shapes, axes, mesh, rules)
+
+
+def abstract_params(definition: ModelDefinition, mesh: Mesh) -> PyTree:
+  """Returns the parameters alone as `abstract_state` returns them; raises the same."""
+  return _laid_out(definition.shapes, definition.axes, mesh, RULES)
+
+
+def _laid_out(shapes: PyTree, axes: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
+  """Returns the shapes with shardings by the logical names of their axes."""
+
   def place(path, leaf, names):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     check_divides(dict(mesh.shape), name, leaf.shape, names, rules)

@@ -13,6 +13,7 @@ import pytest
 from switch_t5.decoding import DecodingConfig
 from switch_t5.decoding.beam_search import beam_search
 from switch_t5.decoding.sampling import sample
+from switch_t5.decoding.step import Limits
 
 IDS, EOS, LENGTH, ROWS = 4, 1, 4, 6
 TABLE = np.random.default_rng(3).normal(0, 1.5, (ROWS, LENGTH, 64, 6)).astype(np.float32)
@@ -65,19 +66,13 @@ def penalty(config: DecodingConfig, n: int) -> float:
   return (n if config.beam_scores == "huggingface" else (5 + n) / 6) ** config.length_penalty
 
 
-def arguments(max_tokens=LENGTH, real=(True,) * ROWS):
-  return {
-    "real": jnp.asarray(real),
-    "max_tokens": jnp.asarray(max_tokens, jnp.int32),
-    "length": LENGTH,
-    "num_ids": IDS,
-    "eos_id": EOS,
-  }
+def limits(max_tokens=LENGTH, real=(True,) * ROWS):
+  return Limits(jnp.asarray(real), jnp.asarray(max_tokens, jnp.int32), LENGTH, IDS, EOS)
 
 
 def search(config: DecodingConfig, **options):
   run = jax.jit(
-    lambda: beam_search(table_model, empty_cache(config.num_beams), config, **arguments(**options))
+    lambda: beam_search(table_model, empty_cache(config.num_beams), config, limits(**options))
   )
   return jax.device_get(run())
 
@@ -85,9 +80,7 @@ def search(config: DecodingConfig, **options):
 def draw(config: DecodingConfig, **options):
   keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(config.seed), i))(jnp.arange(ROWS))
   run = jax.jit(
-    lambda: sample(
-      table_model, empty_cache(config.num_return), config, keys=keys, **arguments(**options)
-    )
+    lambda: sample(table_model, empty_cache(config.num_return), config, limits(**options), keys)
   )
   return jax.device_get(run())
 
