@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from unittest import mock
-
 import glue_form
 import pytest
 import tfds_form
@@ -30,27 +28,18 @@ def published(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, published):
   """The data sets of `BUILT`, made by TFDS's own builders."""
-  import tensorflow_datasets as tfds
-
-  folder = tmp_path_factory.mktemp("tfds")
-  manager = tfds.download.DownloadManager
   ax = str(published / "diagnostic" / "diagnostic.tsv")
-  with (
-    mock.patch.object(manager, "download_and_extract", lambda self, url: str(published)),
-    mock.patch.object(manager, "download", lambda self, url: ax),
-  ):
-    for dataset in BUILT:
-      tfds.builder(dataset.tfds, data_dir=folder).download_and_prepare()
-  return folder
+  return tfds_form.prepare(
+    tmp_path_factory.mktemp("tfds"),
+    BUILT,
+    download_and_extract=lambda self, url: str(published),
+    download=lambda self, url: ax,
+  )
 
 
 @pytest.mark.parametrize("dataset", BUILT, ids=lambda dataset: dataset.tfds)
 def test_files_are_read_as_tfds_reads_them(dataset, published, prepared, tmp_path):
-  local = datasets.source(dataset, published, str(tmp_path))
-  theirs = datasets.source(dataset, tmp_path, str(prepared))
-  assert type(theirs).__name__ == "TfdsDataSource" and set(local.splits) == set(theirs.splits)
-  for split in local.splits:
-    assert tfds_form.contents(local, split) == tfds_form.contents(theirs, split)
+  tfds_form.assert_read_alike(dataset, published, prepared, tmp_path)
 
 
 def test_another_version_that_is_prepared_is_read(prepared, tmp_path):

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import published_forms
 import pytest
+import tfds_form
 
 from switch_t5.data import tfds_source
 from switch_t5.data.downstream import anli, choices, closed_book, datasets, squad, summaries, wmt
@@ -77,12 +77,7 @@ def _prepared(dataset, folder: Path, prepared: Path) -> None:
 
     return tree.map_structure(found, urls)
 
-  manager = tfds.download.DownloadManager
-  with (
-    mock.patch.object(manager, "download", download),
-    mock.patch.object(manager, "download_and_extract", download),
-  ):
-    tfds.builder(dataset.tfds, data_dir=prepared).download_and_prepare()
+  tfds_form.prepare(prepared, [dataset], download, download)
 
 
 def _examples(source, split):
