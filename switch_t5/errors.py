@@ -6,8 +6,9 @@ The command line prints them without a traceback and exits with `exit_code`.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class SwitchT5Error(Exception):
@@ -69,6 +70,32 @@ class Interrupted(SwitchT5Error):
   """A signal stopped the run after its state was saved; the same command goes on."""
 
   exit_code = 75
+
+
+@contextlib.contextmanager
+def memory_for(what: str, *, value: object, remedy: str) -> Iterator[None]:
+  """Turns XLA's word that something does not fit the memory into a ConfigError.
+
+  Args:
+    what: is compiled or run, the subject of the error's sentence.
+    value: its size, as the user knows it.
+    remedy: what makes it smaller.
+
+  Raises:
+    ConfigError: if the memory of a device is too small, when compiling or when running.
+  """
+  try:
+    yield
+  except RuntimeError as error:  # jax.errors.JaxRuntimeError, without importing JAX
+    reason = str(error)
+    if "RESOURCE_EXHAUSTED" not in reason:
+      raise
+    raise ConfigError(
+      f"{what} does not fit the memory of a device.",
+      value=value,
+      rule=next(line for line in reason.splitlines() if "RESOURCE_EXHAUSTED" in line)[:200],
+      remedy=remedy,
+    ) from error
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

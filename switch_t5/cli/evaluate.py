@@ -59,7 +59,7 @@ def run(command_line: CommandLine) -> None:
     train.dataset.check_task()
   directory = Path(train.model_dir) / "checkpoints"
   steps = [] if config.checkpoint_paths else _steps(config, directory)  # before data are opened
-  with jax.set_mesh(session.mesh):
+  with session.on_mesh():
     evaluation = Evaluation(config, session, speaks=not command_line.json)
     found = of_paths(config, session) if config.checkpoint_paths else of_steps(steps, session)
     rows = [evaluation.measure(checkpoint) for checkpoint in found]

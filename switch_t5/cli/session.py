@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from switch_t5.batch import DECODER_TARGET_TOKENS, ENCODER_INPUT_TOKENS, batch_s
 from switch_t5.cli.run_data import RunData
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.decoding import DecodingConfig
+from switch_t5.errors import memory_for
 from switch_t5.evaluation.fill_spans import FilledSpans, pair_spans
 from switch_t5.inference.text_model import TextModel
 from switch_t5.metrics.train_metrics import mean_names, window_means
@@ -54,6 +56,20 @@ class Session:
   abstract: TrainState
   trained: PyTree
   rows: np.ndarray
+
+  @contextlib.contextmanager
+  def on_mesh(self) -> Iterator[None]:
+    """On the devices; raises ConfigError if state and batch do not fit their memory."""
+    mesh = ", ".join(f"{axis} {size}" for axis, size in self.mesh.shape.items())
+    memory = memory_for(
+      "The model with a batch",
+      value=f"BATCH_SIZE = {self.config.dataset.batch_size} in {self.config.num_microbatches} "
+      f"microbatch(es) on {mesh}",
+      remedy="a larger NUM_MICROBATCHES, ModelConfig.remat = 'full', more devices along expert or "
+      "model, or train.parameter_sharding = 'fsdp'",
+    )
+    with memory, jax.set_mesh(self.mesh):
+      yield
 
   def place(self, local: HostBatch) -> DeviceBatch:
     """Makes global arrays [microbatches, rows, length] of this process's rows."""

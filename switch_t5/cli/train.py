@@ -56,7 +56,7 @@ def run(command_line: CommandLine) -> None:
     return
   training.open_data()  # what is wrong with it is said before MODEL_DIR is touched
   lock = RunLock(config.model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
-  with lock, jax.set_mesh(session.mesh), Interruption() as interruption:
+  with lock, session.on_mesh(), Interruption() as interruption:
     training.train(interruption)
 
 

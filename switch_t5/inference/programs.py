@@ -8,9 +8,10 @@ dropless, so its companions change nothing, not in the last bit.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from switch_t5.decoding.beam_search import beam_search
 from switch_t5.decoding.config import DecodingConfig
 from switch_t5.decoding.sampling import sample
 from switch_t5.decoding.step import Decoded, Limits, log_probabilities
-from switch_t5.errors import MeshError
+from switch_t5.errors import MeshError, memory_for
 from switch_t5.model.cached_decoder import CachedDecoder
 from switch_t5.model.definition import ModelDefinition
 from switch_t5.sharding.rules import named_sharding
@@ -94,7 +95,7 @@ class Programs:
     all_numbers[: len(inputs)] = numbers
     # What changes the program is what it is looked up by; the rest are its arguments.
     static = dataclasses.replace(config, max_tokens=bucket(config.max_tokens), seed=0)
-    with jax.set_mesh(self.mesh):
+    with self._running(length, static.max_tokens):
       decoded = self._decode(static)(
         params,
         self._place({"tokens": tokens, "segment_ids": segment_ids}),
@@ -109,15 +110,26 @@ class Programs:
     self, params: PyTree, inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
   ) -> np.ndarray:
     """Returns the log-probability of each target's tokens, float32 [batch_size, T]; 0 on padding."""
-    with jax.set_mesh(self.mesh):
+    with self._running(*self._lengths(inputs, targets)):
       return np.asarray(self._score(params, self._batch(inputs, targets)))
 
   def logits(
     self, params: PyTree, inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
   ) -> np.ndarray:
     """Returns the logits of each target's tokens, float32 [batch_size, T, V]."""
-    with jax.set_mesh(self.mesh):
+    with self._running(*self._lengths(inputs, targets)):
       return np.asarray(self._logits(params, self._batch(inputs, targets)))
+
+  @contextlib.contextmanager
+  def _running(self, encoder_length: int, decoder_length: int) -> Iterator[None]:
+    """On the mesh; raises ConfigError if the buckets do not fit the memory."""
+    memory = memory_for(
+      "A batch of texts",
+      value=f"{self.batch_size} rows of {encoder_length:,} and {decoder_length:,} tokens",
+      remedy="shorter texts or answers, fewer beams, or a smaller batch size",
+    )
+    with memory, jax.set_mesh(self.mesh):
+      yield
 
   def _build_decode(self, config: DecodingConfig) -> jax.stages.Wrapped:
     """Compiles lazily; `config.max_tokens` is the bucket."""
@@ -157,8 +169,9 @@ class Programs:
     self, inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
   ) -> DeviceBatch:
     """Places a batch of `switch_t5.batch`."""
-    tokens, segment_ids = self._padded(inputs, bucket(max(map(len, inputs))))
-    answers, answer_ids = self._padded(targets, bucket(max(map(len, targets))))
+    encoder_length, decoder_length = self._lengths(inputs, targets)
+    tokens, segment_ids = self._padded(inputs, encoder_length)
+    answers, answer_ids = self._padded(targets, decoder_length)
     return self._place(
       {
         features.ENCODER_INPUT_TOKENS: tokens,
@@ -169,6 +182,10 @@ class Programs:
         features.DECODER_LOSS_WEIGHTS: answer_ids.astype(np.float32),
       }
     )
+
+  def _lengths(self, *sequences: Sequence[Sequence[int]]) -> list[int]:
+    """Returns the bucket of each list of sequences."""
+    return [bucket(max(map(len, each))) for each in sequences]
 
   def _padded(
     self, sequences: Sequence[Sequence[int]], length: int

@@ -51,7 +51,9 @@ class RelativePositionBias(nnx.Module):
 
   def __call__(self, length: int) -> Array:
     """Returns float32 [1, H, length, length]: the bias of query (row) and key (column)."""
-    position = np.arange(length, dtype=np.int32)
-    distance = position[None, :] - position[:, None]
-    buckets = relative_position_bucket(distance, bidirectional=self.bidirectional)
-    return self.rel_embedding[...][:, buckets][None]
+    distances = np.arange(1 - length, length, dtype=np.int32)
+    buckets = relative_position_bucket(distances, bidirectional=self.bidirectional)
+    by_distance = self.rel_embedding[...][:, buckets]
+    # Computed on the device: as a constant it would make the program length^2 large.
+    position = jnp.arange(length, dtype=jnp.int32)
+    return by_distance[:, position[None, :] - position[:, None] + length - 1][None]

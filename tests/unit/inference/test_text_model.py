@@ -157,3 +157,9 @@ def test_what_contradicts_itself_is_refused(options, message):
 
 def test_buckets_are_powers_of_two():
   assert [bucket(n) for n in (0, 1, 16, 17, 33, 512, 513)] == [16, 16, 16, 32, 64, 512, 1024]
+
+
+def test_a_text_that_no_memory_holds_is_refused_with_its_size(model):
+  with pytest.raises(ConfigError, match="does not fit the memory") as caught:
+    model.score_ids([[5] * 1_000_000], [[5]])
+  assert caught.value.value == "4 rows of 1,048,576 and 16 tokens"
