@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import time
@@ -62,6 +63,22 @@ def finish(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> tuple[in
   finally:
     process.kill()
   return process.returncode, output
+
+
+def on_two_processes(*argv: str, cwd: pathlib.Path = ROOT) -> list[str]:
+  """Runs `switch_t5 ARGV` as two processes, which must end well; returns what each printed."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  given = [*argv, f"--coordinator_address={address}", "--process_count=2"]
+  processes = [start(*given, f"--process_index={index}", cwd=cwd) for index in range(2)]
+  try:
+    ended = [finish(process) for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  assert [code for code, _ in ended] == [0, 0], ended
+  return [output for _, output in ended]
 
 
 def wait_for_step(process: subprocess.Popen[str], model_dir: pathlib.Path, step: int) -> None:

@@ -142,7 +142,7 @@ def table(evaluated: Evaluated) -> str:
   width = max(map(len, evaluated.results))
   lines = []
   for task, result in evaluated.results.items():
-    words = [f"{name} {value:.2f}" for name, value in result.metrics.items()] or ["no targets"]
+    words = [f"{name} {value:.2f}" for name, value in result.metrics.items()] or ["no scores"]
     if result.num_invalid:
       words.append(f"({result.num_invalid} of {len(result.answers)} answers are no label)")
     lines.append(f"  {task:{width}}  {'  '.join(words)}")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
-import socket
 
 import numpy as np
 import pytest
@@ -39,23 +38,8 @@ def one_device(tmp_path_factory):
 def two_processes(one_device, tmp_path_factory):
   """Holds the same four steps, run by two processes of four devices each; and what they said."""
   folder = tmp_path_factory.mktemp("two_processes")
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}"
-  given = [
-    *flags(folder, one_device / "data", MESH_SHAPE=MESH),
-    "--emulate_devices=4",
-    f"--coordinator_address={address}",
-    "--process_count=2",
-  ]
-  processes = [runs.start("train", *given, f"--process_index={index}") for index in range(2)]
-  try:
-    outputs = [runs.finish(process) for process in processes]
-  finally:
-    for process in processes:
-      process.kill()
-  assert [code for code, _ in outputs] == [0, 0], outputs
-  return folder, [output for _, output in outputs]
+  given = [*flags(folder, one_device / "data", MESH_SHAPE=MESH), "--emulate_devices=4"]
+  return folder, runs.on_two_processes("train", *given)
 
 
 def test_a_run_goes_on_on_another_mesh_with_the_same_losses(one_device, tmp_path):

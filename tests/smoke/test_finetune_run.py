@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 
 import pytest
 import runs
 
 from switch_t5.checkpoint.best import BEST, read_best
+from switch_t5.inference.text_model import TextModel
 from switch_t5.metrics.writer import METRICS_FILE, read_metrics
 
 TASK = "sentences_to_words"
@@ -175,6 +177,42 @@ def test_eval_answers_checkpoints_at_other_paths_without_the_held_out_text(folde
   assert code == 0, errors
   assert output.count("(switch_t5)") == 4  # said with its answers, and in the table
   assert f"{TASK}/accuracy" in output and "cross_entropy" not in output
+
+
+def test_two_processes_answer_as_one_does_and_write_once(folder, tmp_path):
+  more = ["--gin.evaluate.held_out=False", f"--gin.evaluate.output_dir='{tmp_path}'"]
+  given = flags(folder, *more, MESH_SHAPE=(2, 1, 1))
+  outputs = runs.on_two_processes("eval", *given, "--emulate_devices=1", cwd=folder)
+  assert [output.count(f"{TASK}  accuracy") for output in outputs] == [1, 0]
+  (newest,) = (path.name for path in (tmp_path / "predictions").iterdir())
+  got, want = (
+    (model / "predictions" / newest / f"{TASK}.jsonl").read_text().splitlines()
+    for model in (tmp_path, folder / "model")
+  )
+  assert [json.loads(row) for row in got] == [json.loads(row) for row in want]
+
+
+def test_a_signal_ends_the_answering_and_the_next_run_answers_again(folder, tmp_path, monkeypatch):
+  answered = []
+
+  def interrupted(model, batch, *more):
+    signal.raise_signal(signal.SIGTERM)
+    answered.append(batch)
+    return search(model, batch, *more)
+
+  search = TextModel.search
+  monkeypatch.setattr(TextModel, "search", interrupted)
+  macros = {"MODEL_DIR": str(tmp_path / "model"), "TRAIN_STEPS": 4, "BEST_METRIC": None}
+  more = ["--gin.TaskEvaluation.split='train'", "--gin.TaskEvaluation.batch_size=1"]
+  code, output, errors = runs.run_here("train", *flags(folder, *more, **macros))
+  assert code == 75, output + errors
+  assert "The tasks' evaluation at step 2 was not finished." in output + errors
+  assert "Stopped by SIGTERM at step 2 of 4; everything is saved." in errors
+  assert len(answered) == 1 and not (tmp_path / "model" / "predictions").exists()
+  monkeypatch.setattr(TextModel, "search", search)
+  code, output, errors = runs.run_here("train", *flags(folder, *more, **macros))
+  assert code == 0, output + errors
+  assert "Tasks at step 4" in output + errors
 
 
 def test_a_checkpoint_goes_on_with_its_optimizer_in_a_new_folder(folder, tmp_path):

@@ -126,6 +126,8 @@ FAMILY = Family(
   ),
   mixtures={
     "super_glue_v102_proportional": _RATES,
+    # Ours: each data set as often, which for the same number of examples of each is proportional.
+    "super_glue_v102_equal": {name: float(rate > 0) for name, rate in _RATES.items()},
     "super_glue_v102_proportional_sentinel": {
       _sentinel_name(name): rate for name, rate in _RATES.items()
     },
