@@ -30,6 +30,9 @@ DECODER_FEATURES = (
   DECODER_LOSS_WEIGHTS,
 )
 FEATURES = ENCODER_FEATURES + DECODER_FEATURES
+# Of a student's batch, beside those: the teacher's k greatest probabilities for each target token.
+TEACHER_IDS = "teacher_ids"  # int32 [B, T, k]
+TEACHER_PROBS = "teacher_probs"  # float32 [B, T, k], 0 on padding
 
 
 def feature_dtype(name: str) -> np.dtype:

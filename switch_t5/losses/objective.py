@@ -77,6 +77,20 @@ def _is_normalizer(factor: str | float | None) -> bool:
   return 0.0 < factor < float("inf")
 
 
+class SoftLosses(NamedTuple):
+  """A teacher's part of the loss (section 4.2 of the paper).
+
+  Attributes:
+    cross_entropy: float32 [tokens], with the teacher's probabilities.
+    fraction: s: the token's loss is (1 - s) * hard + s * temperature^2 * soft, and the z-loss whole.
+    temperature: tau, at which the probabilities are.
+  """
+
+  cross_entropy: Array
+  fraction: float
+  temperature: float
+
+
 class LossSums(NamedTuple):
   """What the loss is made of; float32 [] each. Those of microbatches add up to the batch's.
 
@@ -87,6 +101,7 @@ class LossSums(NamedTuple):
     weight: sum of weights.
     load_balance_loss: as it enters the loss.
     router_z_loss: as it enters the loss.
+    soft_cross_entropy: sum of weight * cross-entropy with the teacher; None without one.
   """
 
   cross_entropy: Array
@@ -95,6 +110,7 @@ class LossSums(NamedTuple):
   weight: Array
   load_balance_loss: Array
   router_z_loss: Array
+  soft_cross_entropy: Array | None = None
 
 
 def total_loss(
@@ -108,6 +124,7 @@ def total_loss(
   load_balance_losses: Array,
   router_z_losses: Array,
   microbatch_fraction: float,
+  soft: SoftLosses | None = None,
 ) -> tuple[Array, LossSums]:
   """Returns a microbatch's part of the loss, float32 [], and its sums.
 
@@ -125,6 +142,7 @@ def total_loss(
     load_balance_losses: float32 [sparse layers], means over groups, without factor; may be empty.
     router_z_losses: float32 [sparse layers], likewise.
     microbatch_fraction: 1 / number of microbatches.
+    soft: of a teacher, normalised as the hard loss is.
   """
   cross_entropy, z = cross_entropy_with_z_loss(
     logits, targets, config.z_loss, config.label_smoothing
@@ -141,8 +159,13 @@ def total_loss(
       config.load_balance_factor * microbatch_fraction * over_layers(load_balance_losses)
     ),
     router_z_loss=config.router_z_loss_factor * microbatch_fraction * over_layers(router_z_losses),
+    soft_cross_entropy=None if soft is None else (weights * soft.cross_entropy).sum(),
   )
-  loss = (loss_weights * (cross_entropy + z)).sum() / normalizer
+  of_tokens = cross_entropy
+  if soft is not None:
+    factor = soft.fraction * soft.temperature**2
+    of_tokens = (1.0 - soft.fraction) * cross_entropy + factor * soft.cross_entropy
+  loss = (loss_weights * (of_tokens + z)).sum() / normalizer
   return loss + sums.load_balance_loss + sums.router_z_loss, sums
 
 

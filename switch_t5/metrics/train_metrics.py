@@ -48,6 +48,8 @@ class MetricSums(NamedTuple):
     router_entropy: [routers], sum over real tokens of the entropy of their router probabilities, in nats.
     router_confidence: [routers], sum over real tokens of their greatest router probability.
     num_tokens: [], real tokens of encoder and decoder, for the throughput.
+    soft_cross_entropy: [], the same sum as `cross_entropy` with a teacher's probabilities in place of
+      the targets; None without a teacher.
   """
 
   loss: Array
@@ -63,6 +65,7 @@ class MetricSums(NamedTuple):
   router_entropy: Array
   router_confidence: Array
   num_tokens: Array
+  soft_cross_entropy: Array | None = None
 
   def merge(self, other: MetricSums) -> MetricSums:
     """Adds the sums of another microbatch of the same step."""
@@ -93,7 +96,8 @@ def window_means(steps: Sequence[MetricSums]) -> dict[str, float]:
   """
   # float64: a float32 count of tokens is exact only up to 2^24.
   host = [jax.tree.map(_as_float64, step) for step in jax.device_get(list(steps))]
-  total = {name: sum(getattr(step, name) for step in host) for name in MetricSums._fields}
+  given = [name for name in MetricSums._fields if getattr(host[0], name) is not None]
+  total = {name: sum(getattr(step, name) for step in host) for name in given}
   weight = max(float(total["weight"]), 1.0)
   means = {
     "loss": total["loss"] / len(host),
@@ -101,6 +105,8 @@ def window_means(steps: Sequence[MetricSums]) -> dict[str, float]:
     "accuracy": total["correct"] / weight,
     "z_loss": total["z_loss"] / weight,
   }
+  if "soft_cross_entropy" in total:
+    means["soft_cross_entropy"] = total["soft_cross_entropy"] / weight
   if total["expert_load"].size:
     means |= {
       "load_balance_loss": total["load_balance_loss"] / len(host),
@@ -118,7 +124,8 @@ def window_means(steps: Sequence[MetricSums]) -> dict[str, float]:
 def mean_names(has_routers: bool) -> list[str]:
   """Returns the names that `window_means` gives, of a model with or without routers."""
   of_routers = (int(has_routers),)
-  shapes: dict[str, Any] = {n: () if n in _NUMBERS else of_routers for n in MetricSums._fields}
+  names = [name for name in MetricSums._fields if name not in MetricSums._field_defaults]
+  shapes: dict[str, Any] = {n: () if n in _NUMBERS else of_routers for n in names}
   shapes["expert_load"] = (*of_routers, 1)
   zeros: dict[str, Any] = {name: np.zeros(shape) for name, shape in shapes.items()}
   return list(window_means([MetricSums(**zeros)]))

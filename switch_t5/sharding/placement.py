@@ -36,10 +36,10 @@ def local_rows(mesh: Mesh, batch_size: int, num_microbatches: int) -> np.ndarray
 def place_batch(
   local: HostBatch, mesh: Mesh, rows: np.ndarray, batch_size: int, num_microbatches: int
 ) -> DeviceBatch:
-  """Makes global arrays [num_microbatches, batch_size / num_microbatches, length].
+  """Makes global arrays [num_microbatches, batch_size / num_microbatches, length, ...].
 
   Args:
-    local: features [len(rows), length] of this process's rows.
+    local: features [len(rows), length, ...] of this process's rows.
     mesh: the mesh.
     rows: what `local_rows` returned.
     batch_size: rows of the global batch.
@@ -50,9 +50,9 @@ def place_batch(
 
   def place(array: np.ndarray) -> jax.Array:
     def shard(index):
-      return array[np.searchsorted(rows, row_ids[index[:2]])][..., index[2]]
+      return array[np.searchsorted(rows, row_ids[index[:2]])][:, :, *index[2:]]
 
-    shape = (*row_ids.shape, array.shape[-1])
+    shape = (*row_ids.shape, *array.shape[1:])
     return jax.make_array_from_callback(shape, sharding, shard)
 
   return {name: place(array) for name, array in local.items()}

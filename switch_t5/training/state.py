@@ -59,9 +59,9 @@ def abstract_state(
   return _laid_out(shapes, axes, mesh, rules)
 
 
-def abstract_params(definition: ModelDefinition, mesh: Mesh) -> PyTree:
+def abstract_params(definition: ModelDefinition, mesh: Mesh, rules: Rules = RULES) -> PyTree:
   """Returns the parameters alone as `abstract_state` returns them; raises the same."""
-  return _laid_out(definition.shapes, definition.axes, mesh, RULES)
+  return _laid_out(definition.shapes, definition.axes, mesh, rules)
 
 
 def _laid_out(shapes: PyTree, axes: PyTree, mesh: Mesh, rules: Rules) -> PyTree:

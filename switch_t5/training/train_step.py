@@ -36,6 +36,7 @@ class Objective(Protocol):
     key: PRNGKey | None,
     normalizer: Array,
     microbatch_fraction: float,
+    frozen: PyTree = None,
   ) -> tuple[Array, MetricSums]:
     """Returns this microbatch's part of the loss, and its sums.
 
@@ -45,6 +46,7 @@ class Objective(Protocol):
       key: for dropout and jitter.
       normalizer: float32 [], of all microbatches of the step.
       microbatch_fraction: 1 / num_microbatches.
+      frozen: arrays that it reads and that no step changes: a teacher's parameters.
     """
 
 
@@ -58,14 +60,16 @@ def build_train_step(
   seed: int,
   trained: PyTree | None = None,
 ) -> jax.stages.Wrapped:
-  """Compiles lazily: (state, batch [num_microbatches, rows, length]) -> (next state, metrics).
+  """Compiles lazily: (state, batch [num_microbatches, rows, length], frozen) -> (next state, metrics).
 
-  The state's buffers are donated. All randomness is folded from (seed, step), so a resumed run
+  `frozen` are arrays that the objective reads beside them, e.g. a teacher's parameters. The state's buffers are donated. All randomness is folded from (seed, step), so a resumed run
   draws what an undisturbed one would have. Frozen parameters, those that `trained` (of
   `trained_parameters`) says False of, stay as they are to the bit; None: all are trained.
   """
 
-  def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, StepMetrics]:
+  def train_step(
+    state: TrainState, batch: DeviceBatch, frozen: PyTree = None
+  ) -> tuple[TrainState, StepMetrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     grads, sums = accumulate_gradients(
       definition,
@@ -76,6 +80,7 @@ def build_train_step(
       num_microbatches=num_microbatches,
       layout=shardings(abstract.params),
       trained=trained,
+      frozen=frozen,
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -100,6 +105,7 @@ def accumulate_gradients(
   num_microbatches: int,
   layout: PyTree,
   trained: PyTree | None = None,
+  frozen: PyTree = None,
 ) -> tuple[PyTree, MetricSums]:
   """Returns the full batch's gradients and sums, worked through in microbatches.
 
@@ -122,6 +128,7 @@ def accumulate_gradients(
         key=jax.random.fold_in(key, index),
         normalizer=normalizer,
         microbatch_fraction=1.0 / num_microbatches,
+        frozen=frozen,
       )
 
     grads, sums = jax.grad(loss_and_sums, has_aux=True)(select(params, trained))
