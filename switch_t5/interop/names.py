@@ -30,6 +30,8 @@ _SUBLAYERS = {  # what Hugging Face calls a feed-forward sublayer
   T5: "DenseReluDense",
 }
 _NOT_THERE = ""
+# Our name of a parameter that is stacked over the repeats of a block.
+IN_RUN = re.compile(r"(encoder|decoder)/(blocks(?:_\d+)?)/layers_(\d+)/(.*)")
 
 
 class Row(NamedTuple):
@@ -169,6 +171,26 @@ def stacked(name: str, layout: tuple[tuple[int, int], ...]) -> tuple[str, int | 
       return f"{stack}/{run_name(run)}/layers_{layer}/{rest}", repeat
     first += block * repeats
   raise ValueError(f"{name} is not in a stack of {first} layers")
+
+
+def unstacked(name: str, layout: tuple[tuple[int, int], ...]) -> list[str]:
+  """Returns the T5X names of our parameter's slices, or its one name; the inverse of `stacked`.
+
+  Args:
+    name: ours, e.g. `encoder/blocks/layers_1/mlp/wi/kernel`.
+    layout: of its stack, see `stacked`.
+  """
+  match = IN_RUN.fullmatch(name)
+  if match is None:
+    return [name]
+  stack, of_name, layer, rest = match.groups()
+  first = 0
+  for run, (block, repeats) in enumerate(layout):
+    if run_name(run) == of_name:
+      numbers = range(first + int(layer), first + block * repeats, block)
+      return [f"{stack}/layers_{number}/{rest}" for number in numbers]
+    first += block * repeats
+  raise ValueError(f"{name} is in none of {len(layout)} runs")
 
 
 @functools.cache

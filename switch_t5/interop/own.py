@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
-import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,7 +20,7 @@ from switch_t5.checkpoint.commit import SaveState, StateCheckpointer, StateHandl
 from switch_t5.checkpoint.listing import good_manifest, verify_checkpoint
 from switch_t5.checkpoint.manager import CONFIG, DATA_STATE, IMPORTED_FROM
 from switch_t5.checkpoint.manifest import seal
-from switch_t5.interop import orbax_stream, untrusted, zarr
+from switch_t5.interop import names, orbax_stream, untrusted, zarr
 from switch_t5.interop.checkpoint import (
   PARAM_STATES,
   PARAMETERS,
@@ -44,7 +43,6 @@ from switch_t5.model.stack import run_name
 FORMAT = "switch_t5"
 _Arrays = dict[str, StoredArray]
 _PARAMS = "params/"
-_IN_RUN = re.compile(r"(encoder|decoder)/(blocks(?:_\d+)?)/layers_(\d+)/(.*)")
 
 
 def open_own(path: pathlib.Path) -> StoredCheckpoint:
@@ -117,7 +115,7 @@ def _unstacked(stored: Mapping[str, StoredArray], last: LastRead, where: str) ->
   runs = _runs(stored)
   arrays: _Arrays = {}
   for name in sorted(stored):
-    array, match = stored[name], _IN_RUN.fullmatch(name)
+    array, match = stored[name], names.IN_RUN.fullmatch(name)
     if match is None:
       arrays[name] = array
       continue
@@ -140,7 +138,7 @@ def _runs(stored: Mapping[str, StoredArray]) -> dict[tuple[str, str], tuple[int,
   """Returns for each run its first layer, the layers of its block and the block's repeats."""
   blocks: dict[tuple[str, str], tuple[int, int]] = {}
   for name, array in stored.items():
-    if match := _IN_RUN.fullmatch(name):
+    if match := names.IN_RUN.fullmatch(name):
       key = (match[1], match[2])
       block, _ = blocks.get(key, (0, 0))
       blocks[key] = (max(block, int(match[3]) + 1), array.shape[0] if array.shape else 0)

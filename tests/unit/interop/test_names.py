@@ -70,9 +70,9 @@ def test_t5xs_names_and_ours_are_one_to_one_on_every_model(model):
   }
   covered: dict[str, list[int | None]] = {}
   for name, shape in expected_shapes(model).items():
-    own, index = names.stacked(
-      name, blocks_and_repeats(model, name.split("/")[0]) if "layers_" in name else ()
-    )
+    layout = blocks_and_repeats(model, name.split("/")[0]) if "layers_" in name else ()
+    own, index = names.stacked(name, layout)
+    assert names.unstacked(own, layout)[index or 0] == name
     covered.setdefault(own, []).append(index)
     assert shape == (ours[own] if index is None else ours[own][1:]), name
   assert covered.keys() == ours.keys()
