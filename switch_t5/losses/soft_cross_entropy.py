@@ -2,8 +2,9 @@
 """Cross-entropy of a student's [tokens, V] logits with a teacher's probabilities (Hinton et al., 2015).
 
 For a temperature tau, p = softmax(teacher's logits / tau) and q = softmax(student's logits / tau): the
-loss of a token is -sum p log q, its gradient (q - p) / tau. Both softmaxes are over the first `num_ids`
-ids: those of the vocabulary, whatever the tables of the two models are padded to.
+loss of a token is -sum p log q, its gradient (q - p) / tau. p is over the first `num_ids` ids, those of
+the vocabulary, whatever the teacher's table is padded to; q is over the student's whole table, as in the
+loss of the targets: p is 0 on its padding, so that this learns to be unlikely.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import jax.numpy as jnp
 
 from switch_t5.types import Array
 
-_NEVER = -1e30  # a logit whose probability is 0; times 0 it is 0, which -inf is not
 _LEAST_MASS = 1e-7  # about the spacing of float32 below 1
 
 
@@ -25,34 +25,28 @@ def soft_cross_entropy(
 ) -> Array:
   """Returns the cross-entropy with all of a teacher's probabilities, float32 [tokens].
 
-  The teacher gets no gradient. The backward pass makes p and q again from the logits, so nothing of
-  size [tokens, V] is kept for it beside the two arguments.
+  The teacher gets no gradient.
 
   Args:
     logits: float32 [tokens, V] of the student.
     teacher_logits: float32 [tokens, V'].
     temperature: tau, above 0.
-    num_ids: of the softmaxes, at most V and V'.
+    num_ids: of the teacher's softmax, at most V and V'.
   """
   return _forward(logits, teacher_logits, temperature, num_ids)[0]
 
 
 def _forward(logits, teacher_logits, temperature, num_ids):
-  student = _tempered(logits, temperature, num_ids)
-  teacher = _tempered(teacher_logits, temperature, num_ids)
-  width = min(logits.shape[-1], teacher_logits.shape[-1])
-  log_z, teacher_log_z = (jax.nn.logsumexp(x, axis=-1) for x in (student, teacher))
-  probs = jnp.exp(teacher[:, :width] - teacher_log_z[:, None])
-  loss = log_z - (probs * student[:, :width]).sum(axis=-1)
-  return loss, (logits, teacher_logits, log_z, teacher_log_z)
+  probs = _as_wide(_probabilities(teacher_logits, temperature, num_ids), logits.shape[-1])
+  log_z = jax.nn.logsumexp(logits / temperature, axis=-1)
+  loss = log_z - (probs * logits).sum(axis=-1) / temperature
+  return loss, (logits, probs, log_z)
 
 
 def _backward(temperature, num_ids, residuals, loss_bar):
-  logits, teacher_logits, log_z, teacher_log_z = residuals
-  student = jnp.exp(_tempered(logits, temperature, num_ids) - log_z[:, None])
-  teacher = jnp.exp(_tempered(teacher_logits, temperature, num_ids) - teacher_log_z[:, None])
-  gradient = student - _as_wide(teacher, logits.shape[-1])
-  return gradient * (loss_bar / temperature)[:, None], None
+  logits, probs, log_z = residuals
+  student = jnp.exp(logits / temperature - log_z[:, None])
+  return (student - probs) * (loss_bar / temperature)[:, None], None
 
 
 soft_cross_entropy.defvjp(_forward, _backward)
@@ -71,11 +65,11 @@ def top_k_cross_entropy(
     teacher_ids: int32 [tokens, k], different ids of each token, in [0, num_ids).
     teacher_probs: float32 [tokens, k], at the same temperature.
     temperature: tau, above 0.
-    num_ids: of the softmaxes, at most V.
+    num_ids: of the teacher's softmax, at most V.
   """
-  student = _tempered(logits, temperature, num_ids)
-  log_z = jax.nn.logsumexp(student, axis=-1)
-  log_probs = jnp.take_along_axis(student, teacher_ids, axis=-1) - log_z[:, None]
+  scaled = logits / temperature
+  log_z = jax.nn.logsumexp(scaled, axis=-1)
+  log_probs = jnp.take_along_axis(scaled, teacher_ids, axis=-1) - log_z[:, None]
   loss = -(teacher_probs * log_probs).sum(axis=-1)
   if teacher_ids.shape[-1] == num_ids:
     return loss  # there are no others
@@ -95,17 +89,16 @@ def top_k_probabilities(
     temperature: tau, above 0.
     num_ids: of the softmax, at most V'.
   """
-  probs = jax.nn.softmax(_tempered(teacher_logits, temperature, num_ids), axis=-1)
-  greatest, ids = jax.lax.top_k(probs, k)
+  greatest, ids = jax.lax.top_k(_probabilities(teacher_logits, temperature, num_ids), k)
   return ids.astype(jnp.int32), greatest
 
 
-def _tempered(logits: Array, temperature: float, num_ids: int) -> Array:
-  """Returns the logits over tau, with those of padding out of the softmax."""
+def _probabilities(logits: Array, temperature: float, num_ids: int) -> Array:
+  """Returns the softmax of the logits over tau; padding is not in it."""
   if num_ids < logits.shape[-1]:
     ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
-    logits = jnp.where(ids < num_ids, logits, _NEVER)
-  return logits / temperature
+    logits = jnp.where(ids < num_ids, logits, -jnp.inf)
+  return jax.nn.softmax(logits / temperature, axis=-1)
 
 
 def _as_wide(probs: Array, width: int) -> Array:
