@@ -8,7 +8,13 @@ from typing import Any
 
 from switch_t5.cli.dataset import DatasetConfig
 from switch_t5.cli.infer_config import InferConfig, LoadConfig
-from switch_t5.cli.train_config import EvalConfig, InitialCheckpoint, TaskEvaluation, TrainConfig
+from switch_t5.cli.train_config import (
+  Distillation,
+  EvalConfig,
+  InitialCheckpoint,
+  TaskEvaluation,
+  TrainConfig,
+)
 from switch_t5.decoding.config import DecodingConfig
 from switch_t5.losses.objective import LossConfig
 from switch_t5.model.config import ModelConfig
@@ -28,6 +34,7 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
   "LossConfig": LossConfig,
   "InitialCheckpoint": InitialCheckpoint,
   "TaskEvaluation": TaskEvaluation,
+  "Distillation": Distillation,
   "DecodingConfig": DecodingConfig,
   "adafactor": adafactor,
   "adamw": adamw,

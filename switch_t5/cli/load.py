@@ -69,15 +69,26 @@ class FoundModel:
     self, *, batch_size: int, mesh_shape: tuple[int, int, int], dtype: str | None
   ) -> TextModel:
     """Reads the arrays; see `load`."""
-    definition = define_model(_for_inference(self.config, dtype))
+    definition = define_model(for_inference(self.config, dtype))
     mesh = make_mesh(MeshShape.parse(mesh_shape))
     initial = InitialParameters(self.source, definition.shapes)
     params = initial.load(abstract_params(definition, mesh))
     return TextModel(definition, params, self.vocabulary, mesh, batch_size=batch_size)
 
 
-def find(path: str | Path, vocabulary_path: str | Path | None = None) -> FoundModel:
-  """Finds a checkpoint and its vocabulary; see `load`."""
+def find(
+  path: str | Path,
+  vocabulary_path: str | Path | None = None,
+  *,
+  otherwise: str | Path | None = None,
+) -> FoundModel:
+  """Finds a checkpoint and its vocabulary; see `load`.
+
+  Args:
+    path: see `load`.
+    vocabulary_path: see `load`.
+    otherwise: the vocabulary of a checkpoint that says none, if none is given.
+  """
   kind, found = detect.detect(path)
   vocabulary, config = None, None
   if kind == detect.OWN:
@@ -89,7 +100,7 @@ def find(path: str | Path, vocabulary_path: str | Path | None = None) -> FoundMo
     vocabulary = vocabulary or checkpoint.tokenizer
   if kind != detect.OWN:
     source = ForeignParameters(checkpoint, config)
-  words = Vocabulary(_vocabulary_path(found, vocabulary_path, vocabulary))
+  words = Vocabulary(_vocabulary_path(found, vocabulary_path or vocabulary or otherwise))
   return FoundModel(found, config, words, source)
 
 
@@ -103,8 +114,7 @@ def _own(checkpoint: Path) -> tuple[ModelConfig | None, Path | None]:
   return model_file.model(config_file), vocabulary
 
 
-def _vocabulary_path(checkpoint: Path, given: str | Path | None, known: Path | None) -> str | Path:
-  path = given or known
+def _vocabulary_path(checkpoint: Path, path: str | Path | None) -> str | Path:
   if path is None:
     raise CheckpointError(
       "The checkpoint does not say which vocabulary it was trained with.",
@@ -116,8 +126,13 @@ def _vocabulary_path(checkpoint: Path, given: str | Path | None, known: Path | N
   return path
 
 
-def _for_inference(config: ModelConfig, dtype: str | None) -> ModelConfig:
-  """Returns the model with groups of one sequence: nothing is dropped, so they are of no account."""
+def for_inference(config: ModelConfig, dtype: str | None) -> ModelConfig:
+  """Returns the model with groups of one sequence: nothing is dropped, so they are of no account.
+
+  Args:
+    config: of the model.
+    dtype: of its activations; None: as it says.
+  """
   changes: dict[str, object] = {"group_size": None, "decoder_sequences_per_group": None}
   changes["sequences_per_group"] = 1 if config.num_experts else None
   if dtype is not None:

@@ -42,7 +42,9 @@ ON_SUPERGLUE = {
   "recipes/eval.gin": {"MODEL_DIR": "model"} | BOOLQ,
   "recipes/eval_superglue.gin": {"MODEL_DIR": "model"},
 }
-REQUIRED |= ON_SUPERGLUE
+TAUGHT = {"MODEL_DIR": "model", "TEACHER_PATH": "runs/demo"}
+ON_SUPERGLUE["recipes/distill_finetuned.gin"] = TAUGHT | BOOLQ
+REQUIRED |= ON_SUPERGLUE | {"recipes/distill_pretrained.gin": TAUGHT}
 REQUIRED["recipes/infer.gin"] = {"CHECKPOINT_PATH": "model", "OUTPUT_FILE": "answers.jsonl"}
 PRETRAIN = {
   "MODEL_DIR": "model",
