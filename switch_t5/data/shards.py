@@ -172,8 +172,15 @@ def write_lengths(path: Path, lengths: np.ndarray) -> Shard:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
   """Writes a JSON file in one step: it is there whole, or as it was before."""
-  with _temporary(path) as temporary:
+  with committed(path) as temporary:
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def committed(path: Path) -> Iterator[Path]:
+  """Gives a hidden name to write a file under, which then gets its own name: whole, and durable."""
+  with _temporary(path) as temporary:
+    yield temporary
     _commit(temporary, path)
 
 

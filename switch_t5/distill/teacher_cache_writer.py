@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes what a teacher says of the rows of a run, shard by shard: see `teacher_cache`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from switch_t5.data.shards import committed, remove_temporary_files, sha256, write_json
+from switch_t5.distill.teacher_cache import (
+  CONTENTS_FILE,
+  FORMAT_VERSION,
+  Contents,
+  check_same,
+  find_shards,
+  read_contents,
+  shard_file,
+)
+from switch_t5.errors import DataError
+
+
+class TeacherCacheWriter:
+  """Writes the rows of a cache that are not there yet, shard by shard.
+
+  Args:
+    directory: of the cache; made if it is not there.
+    contents: what it holds, or is to hold.
+
+  Raises:
+    DataError: the directory holds something else, or cannot be written.
+  """
+
+  def __init__(self, directory: Path, contents: Contents):
+    self._directory, self._contents = directory, contents
+    with _writable(directory):
+      directory.mkdir(parents=True, exist_ok=True)
+      if (directory / CONTENTS_FILE).exists():
+        check_same(read_contents(directory), contents, directory)
+      else:
+        more = {"format_version": FORMAT_VERSION, "sha256": contents.digest}
+        write_json(directory / CONTENTS_FILE, dataclasses.asdict(contents) | more)
+
+  def parts(self, num_rows: int) -> list[range]:
+    """Returns the rows of each shard of a cache of that many; the last one may have fewer."""
+    size = self._contents.shard_rows
+    return [range(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+
+  def missing(self, parts: Sequence[range]) -> list[range]:
+    """Returns those of the parts that are not there, or whose file has not its size."""
+    shards = {
+      shard.start: shard.stop
+      for shard in find_shards(self._directory)
+      if shard.is_whole(self._directory, self._contents)
+    }
+    return [part for part in parts if shards.get(part.start, 0) < part.stop]
+
+  def write(self, part: range, said: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Writes the shard of a part.
+
+    Args:
+      part: its rows.
+      said: ids and probabilities [rows, T, k] of one batch after the other, from the part's first row
+        on; what is beyond its last one is left out.
+
+    Raises:
+      DataError: it cannot be written.
+    """
+    path, left = self._directory / shard_file(part), len(part)
+    with _writable(self._directory):
+      with committed(path) as temporary:
+        with temporary.open("wb") as file:
+          for ids, probs in said:
+            rows = np.empty(min(len(ids), left), self._contents.record)
+            rows["ids"], rows["probs"] = ids[: len(rows)], probs[: len(rows)]
+            file.write(rows.tobytes())
+            left -= len(rows)
+        if left:
+          raise ValueError(f"{left} rows of {part} are lacking")
+        digest = sha256(temporary)
+      write_json(path.with_suffix(".json"), {"sha256": digest})
+      for shard in find_shards(self._directory):  # of a cache that had fewer rows
+        if shard.start == part.start and shard.stop < part.stop:
+          path = self._directory / shard.file
+          path.with_suffix(".json").unlink(missing_ok=True)
+          path.unlink(missing_ok=True)
+
+  def finish(self) -> None:
+    """Removes what is left of processes that were killed; no job is still writing."""
+    remove_temporary_files(self._directory)
+
+
+@contextlib.contextmanager
+def _writable(directory: Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise DataError(
+      "The teacher's cache cannot be written.",
+      value=directory,
+      rule=f"a directory on a disk with room for it ({error.strerror or error})",
+      remedy="give another directory as TEACHER_CACHE, or make room; what is written is kept",
+    ) from error
