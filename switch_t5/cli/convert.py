@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The modes `convert import` and `convert export`: checkpoints of other systems, in and out."""
+"""The mode `convert`: checkpoints of other systems in and out, and dense models made sparse."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import shutil
@@ -11,26 +12,33 @@ from pathlib import Path
 from tqdm import tqdm
 
 from switch_t5.checkpoint.manager import CONFIG
-from switch_t5.cli import model_file
+from switch_t5.cli import gin_setup, model_file
+from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
 from switch_t5.errors import ConfigError, suggest
-from switch_t5.interop import convert, detect
+from switch_t5.interop import convert, detect, upcycle
 from switch_t5.interop.checkpoint import StoredCheckpoint
+from switch_t5.interop.huggingface import TOKENIZER
 from switch_t5.interop.model_shape import expected_shapes
 from switch_t5.interop.own_names import optimizer_obstacle
 from switch_t5.model.config import ModelConfig
 
-ACTIONS = ("import", "export")
-USAGE = "switch_t5 convert import|export --from=CHECKPOINT --to=FOLDER --format=FORMAT"
-TOKENIZER = "spiece.model"
+ACTIONS = ("import", "export", "upcycle")
+USAGE = (
+  "switch_t5 convert import|export --from=CHECKPOINT --to=FOLDER --format=FORMAT, or "
+  "switch_t5 convert upcycle --from=CHECKPOINT --to=FOLDER --gin_file=models/switch_base_8.gin"
+)
 MODEL_FILE = "model.gin"
 
 
 def run(command_line: CommandLine) -> None:
   """Converts one checkpoint and says what became of it."""
   action = _check(command_line)
+  target = _target(command_line) if action == "upcycle" else None
   source = open_source(str(command_line.from_path))
-  if action == "import":
+  if target is not None:
+    _upcycle(command_line, source, target)
+  elif action == "import":
     _import(command_line, source)
   else:
     _export(command_line, source)
@@ -62,21 +70,63 @@ def _import(command_line: CommandLine, source: StoredCheckpoint) -> None:
     )
   config = convert.model_of(source)
   print(describe_model(config))
-  model_dir = Path(str(command_line.to))
   text = model_file.render(config, str(source.path), source.format)
-  with _bar(convert.written_bytes(source, detect.OWN)) as bar:
-    written = convert.import_checkpoint(source, model_dir, text, functools.partial(_advance, bar))
-  (model_dir / MODEL_FILE).write_text(text, encoding="utf-8")
-  print(f"Written: {written}\nModel file: {model_dir / MODEL_FILE}")
-  if source.tokenizer is not None:
-    shutil.copyfile(source.tokenizer, model_dir / TOKENIZER)
-    print(f"Vocabulary: {model_dir / TOKENIZER}, for VOCABULARY_PATH")
+  model_dir = _write(command_line, source, text, text)
   if obstacle := optimizer_obstacle(source):
     print(
       f"{obstacle}\n  So a run starts from it with INITIAL_CHECKPOINT_PATH; `eval` takes it as it is."
     )
   else:
     print(f"A run with MODEL_DIR = '{model_dir}' and Adafactor goes on from step {source.step}.")
+
+
+def _upcycle(command_line: CommandLine, source: StoredCheckpoint, target: ModelConfig) -> None:
+  print(describe_model(convert.model_of(source)))
+  upcycled = upcycle.upcycle(source, target)
+  print(f"becomes {describe_model(target)}")
+  for line in upcycle.describe(target):
+    print(f"  {line}")
+  text = model_file.render(target, str(source.path), upcycled.format)
+  model_dir = _write(command_line, upcycled, text, model_file.complete(text))
+  print(
+    f"A run starts from it with INITIAL_CHECKPOINT_PATH = '{model_dir}'; it has no optimizer state, and "
+    "that run counts its steps from 0."
+  )
+
+
+def _write(command_line: CommandLine, source: StoredCheckpoint, model: str, config: str) -> Path:
+  """Writes a checkpoint as a run of ours, with its vocabulary, and returns the run's folder.
+
+  Args:
+    command_line: says which folder.
+    source: whose arrays are written.
+    model: the text of the model's file.
+    config: that of the checkpoint's configuration.
+  """
+  model_dir = Path(str(command_line.to))
+  with _bar(convert.written_bytes(source, detect.OWN)) as bar:
+    written = convert.import_checkpoint(source, model_dir, config, functools.partial(_advance, bar))
+  (model_dir / MODEL_FILE).write_text(model, encoding="utf-8")
+  print(f"Written: {written}\nModel file: {model_dir / MODEL_FILE}")
+  tokenizer = source.tokenizer or model_file.vocabulary_of(source.path)
+  if tokenizer is not None and tokenizer.is_file():
+    shutil.copyfile(tokenizer, model_dir / TOKENIZER)
+    print(f"Vocabulary: {model_dir / TOKENIZER}, for VOCABULARY_PATH")
+  return model_dir
+
+
+def _target(command_line: CommandLine) -> ModelConfig:
+  """Returns the model that the gin files say; dropout, which a run's file sets, is of no account."""
+  if not command_line.gin_files:
+    raise ConfigError("--gin_file is missing: what the dense model becomes.", rule=USAGE)
+  try:
+    configuration = gin_setup.load_command_line(command_line, CONFIGURABLES, "ModelConfig")
+  except ConfigError:  # a model's file alone
+    bindings = (*model_file.NO_DROPOUT, *command_line.gin_bindings)
+    whole = dataclasses.replace(command_line, gin_bindings=bindings)
+    configuration = gin_setup.load_command_line(whole, CONFIGURABLES, "ModelConfig")
+  config: ModelConfig = configuration.call("ModelConfig")
+  return config
 
 
 def _export(command_line: CommandLine, source: StoredCheckpoint) -> None:
@@ -113,6 +163,13 @@ def _check(command_line: CommandLine) -> str:
   for name, value in (("--from", command_line.from_path), ("--to", command_line.to)):
     if not value:
       raise ConfigError(f"{name} is missing.", rule=USAGE)
+  if arguments[0] == "upcycle" and command_line.format is not None:
+    raise ConfigError(
+      "convert upcycle takes no --format.",
+      value=command_line.format,
+      rule="it reads any, and writes ours",
+      remedy="leave it out; convert export writes the others",
+    )
   formats = convert.EXPORTED if arguments[0] == "export" else detect.FORMATS
   chosen = command_line.format
   if chosen not in formats and (arguments[0] == "export" or chosen is not None):

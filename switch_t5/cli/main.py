@@ -55,8 +55,8 @@ MODES = {
   ),
   "convert": Mode(
     "convert",
-    "read or write checkpoints of T5X and Hugging Face",
-    "import|export",
+    "read or write other formats; make a dense model a Switch model",
+    "import|export|upcycle",
     takes=("from_path", "to", "format"),
   ),
   "generate": Mode(

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from switch_t5.checkpoint.manager import CONFIG
 from switch_t5.cli import gin_setup
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.data.vocabulary import embedded_vocabulary_path
 from switch_t5.errors import ConfigError
+from switch_t5.interop.huggingface import TOKENIZER
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_config import RouterConfig
 
@@ -29,6 +32,8 @@ _SIZES = [
   "decoder_sparse_layout",
   "expert_d_ff",
 ]
+# What a run's file sets beside a model's.
+NO_DROPOUT = ("DROPOUT_RATE = 0.0", "EXPERT_DROPOUT_RATE = 0.0")
 _GROUP_SIZE = 4096  # tokens: of the released Switch models', 2048 to 8192
 
 
@@ -37,7 +42,7 @@ def render(config: ModelConfig, path: str, kind: str) -> str:
   published = published_file(config)
   lines = [f"# The model of {path} ({kind}), as its arrays have it."]
   if published:
-    return "\n".join([*lines, "", f"include '{published}'", ""])
+    return "\n".join([*lines, "", f"include '{published}'", *_routing(config), ""])
   lines += [
     "# How it routes and regularises is our default: see to it.",
     "",
@@ -51,7 +56,18 @@ def render(config: ModelConfig, path: str, kind: str) -> str:
     value = getattr(config, name)
     if name not in defaults or value != defaults[name].default:
       lines.append(f"ModelConfig.{name} = {value!r}")
-  return "\n".join([*lines, ""])
+  return "\n".join([*lines, *_routing(config), ""])
+
+
+def _routing(config: ModelConfig) -> list[str]:
+  """Returns the bindings of the routers' options that are not the defaults."""
+  lines = []
+  for stack in config.sparse_stacks:
+    for field in dataclasses.fields(RouterConfig):
+      value = getattr(config.router(stack), field.name)
+      if value != field.default:
+        lines.append(f"{stack}/RouterConfig.{field.name} = {value!r}")
+  return lines
 
 
 def published_file(config: ModelConfig) -> str | None:
@@ -59,14 +75,28 @@ def published_file(config: ModelConfig) -> str | None:
   for path in sorted((gin_setup.packaged_configs() / "models").glob("*.gin")):
     name = f"models/{path.name}"
     try:
-      rates = ["DROPOUT_RATE = 0.0", "EXPERT_DROPOUT_RATE = 0.0"]
-      model: ModelConfig = gin_setup.load([name], rates, [], CONFIGURABLES).call("ModelConfig")
+      configuration = gin_setup.load([name], NO_DROPOUT, [], CONFIGURABLES)
+      model: ModelConfig = configuration.call("ModelConfig")
     except ConfigError:  # a base, which is not a model by itself
       continue
     same = [getattr(model, n) == getattr(config, n) for n in (*_SIZES[1:], "num_experts")]
     if all(same) and model.padded_vocab_size == config.padded_vocab_size:
       return name
   return None
+
+
+def complete(text: str) -> str:
+  """Returns a rendered file with what a run's would add, so that a checkpoint says how it routes."""
+  return "\n".join([text, *NO_DROPOUT, "ModelConfig.activation_dtype = 'float32'", ""])
+
+
+def vocabulary_of(checkpoint: Path) -> Path | None:
+  """Returns the vocabulary of a checkpoint of ours: its run's, or the one that it came with."""
+  named = vocabulary(checkpoint / CONFIG)
+  if named is not None:
+    return named
+  beside = checkpoint.parent.parent / TOKENIZER
+  return beside if beside.is_file() else None
 
 
 def vocabulary(config_file: Path) -> Path | None:
