@@ -33,15 +33,17 @@ FEATURES = ENCODER_FEATURES + DECODER_FEATURES
 # Of a student's batch, beside those: the teacher's k greatest probabilities for each target token.
 TEACHER_IDS = "teacher_ids"  # int32 [B, T, k]
 TEACHER_PROBS = "teacher_probs"  # float32 [B, T, k], 0 on padding
+TEACHER_FEATURES = (TEACHER_IDS, TEACHER_PROBS)
 
 
 def feature_dtype(name: str) -> np.dtype:
   """Returns the dtype of a feature."""
-  return np.dtype(np.float32 if name == DECODER_LOSS_WEIGHTS else np.int32)
+  floats = (DECODER_LOSS_WEIGHTS, TEACHER_PROBS)
+  return np.dtype(np.float32 if name in floats else np.int32)
 
 
 def batch_spec(
-  leading: tuple[int, ...], encoder_length: int, decoder_length: int
+  leading: tuple[int, ...], encoder_length: int, decoder_length: int, teacher_k: int = 0
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shape and dtype of every feature.
 
@@ -49,14 +51,15 @@ def batch_spec(
     leading: the axes before the length: `(B,)`, or `(microbatches, B / microbatches)`.
     encoder_length: S.
     decoder_length: T.
+    teacher_k: k, if the batch has a teacher's probabilities.
   """
   lengths = dict.fromkeys(ENCODER_FEATURES, encoder_length) | dict.fromkeys(
     DECODER_FEATURES, decoder_length
   )
-  return {
-    name: jax.ShapeDtypeStruct((*leading, length), feature_dtype(name))
-    for name, length in lengths.items()
-  }
+  shapes = {name: (*leading, length) for name, length in lengths.items()}
+  if teacher_k:
+    shapes |= dict.fromkeys(TEACHER_FEATURES, (*leading, decoder_length, teacher_k))
+  return {name: jax.ShapeDtypeStruct(shape, feature_dtype(name)) for name, shape in shapes.items()}
 
 
 def shift_right(targets: np.ndarray, segment_ids: np.ndarray) -> np.ndarray:

@@ -77,14 +77,15 @@ class Session:
       local, self.mesh, self.rows, self.config.dataset.batch_size, self.config.num_microbatches
     )
 
-  def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shapes and shardings of a batch."""
+  def abstract_batch(self, teacher_k: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes and shardings of a batch; with a teacher's k probabilities if there are any."""
     dataset, parts = self.config.dataset, self.config.num_microbatches
     leading = (parts, dataset.batch_size // parts)
     sharding = batch_sharding(self.mesh)
+    specs = batch_spec(leading, dataset.encoder_length, dataset.decoder_length, teacher_k)
     return {
       name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
-      for name, spec in batch_spec(leading, dataset.encoder_length, dataset.decoder_length).items()
+      for name, spec in specs.items()
     }
 
   def build_eval_step(self) -> EvalStep:

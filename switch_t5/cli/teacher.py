@@ -1,40 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The teacher of a distillation: found and checked early, laid out beside the student, read once."""
+"""The teacher of a distillation: a model in memory, or what one said, from its cache.
+
+Either is found and checked before data are opened, and says what the step needs of it.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from switch_t5.checkpoint.initial import InitialParameters
 from switch_t5.cli.load import FoundModel, find, for_inference
+from switch_t5.cli.run_data import Reader, RunData
 from switch_t5.cli.session import Session
 from switch_t5.cli.train_config import Distillation
 from switch_t5.data.vocabulary import Vocabulary, embedded_vocabulary_path
+from switch_t5.distill.soft_targets import CachedTeacher, LiveTeacher
+from switch_t5.distill.teacher_cache import CachedTeacherReader, TeacherCache
 from switch_t5.errors import DataError
 from switch_t5.interop.fingerprint import fingerprint
 from switch_t5.model.definition import ModelDefinition, define_model
 from switch_t5.sharding.mesh import MeshShape
 from switch_t5.sharding.rules import PARAMETER_RULES
+from switch_t5.training.objective import SoftTargets
 from switch_t5.training.state import abstract_params, shardings
 from switch_t5.types import PyTree
 
 
+class Teaching(Protocol):
+  """What a run asks of its teacher.
+
+  Attributes:
+    k: probabilities of a target that the batch brings; 0: none, the teacher is a model.
+  """
+
+  k: int
+
+  @property
+  def params(self) -> PyTree:
+    """What the step is given beside state and batch."""
+
+  @property
+  def fingerprint(self) -> str:
+    """Of the teacher's checkpoint."""
+
+  def record(self) -> dict[str, str]:
+    """Returns what a run's record says of it."""
+
+  def describe(self) -> str:
+    """Returns a line: what it is."""
+
+  def check(self, data: RunData, session: Session) -> None:
+    """Raises DataError if it is not a teacher of the run's data."""
+
+  def reader(self, reader: Reader, rows: np.ndarray) -> Reader:
+    """Returns a reader of batches with what the step needs of them."""
+
+  def soft_targets(self, vocab_size: int) -> SoftTargets:
+    """Returns its part of the loss, for a student that knows so many ids."""
+
+
 class Teacher:
-  """A model whose probabilities a student learns; nothing of it changes.
+  """A model whose probabilities a student learns; nothing of it changes. A `Teaching`.
 
   Attributes:
     definition: of the model, for inference.
     abstract: its parameters' shapes, types and shardings.
   """
 
+  k = 0
+
   def __init__(self, found: FoundModel, config: Distillation, mesh: Mesh):
-    self._found = found
+    self._found, self._config = found, config
     self.definition: ModelDefinition = define_model(
       for_inference(found.config, config.teacher_dtype)
     )
@@ -71,7 +115,7 @@ class Teacher:
     return cast(initial.load(self._whole))
 
   def record(self) -> dict[str, str]:
-    """Returns what a run's record says of it."""
+    """See `Teaching`."""
     return {
       "path": str(self.path),
       "format": self._found.source.format,
@@ -91,6 +135,10 @@ class Teacher:
       f"each device; {self.path} ({self._found.source.format})"
     )
 
+  def check(self, data: RunData, session: Session) -> None:
+    """See `Teaching`."""
+    self.check_vocabulary(data.vocabulary)
+
   def check_vocabulary(self, vocabulary: Vocabulary) -> None:
     """Raises DataError if the teacher's ids are not those of the run's data."""
     if self._found.vocabulary.fingerprint != vocabulary.fingerprint:
@@ -100,6 +148,69 @@ class Teacher:
         rule="probabilities of the same ids are compared; their tables may be padded differently",
         remedy="VOCABULARY_PATH of the teacher, or a teacher that was trained with this one",
       )
+
+  def reader(self, reader: Reader, rows: np.ndarray) -> Reader:
+    """See `Teaching`."""
+    return reader
+
+  def soft_targets(self, vocab_size: int) -> LiveTeacher:
+    """See `Teaching`."""
+    config, num_ids = self._config, min(vocab_size, self.num_ids)
+    return LiveTeacher(self.definition, config.fraction_soft, config.temperature, num_ids)
+
+
+class SavedTeaching:
+  """What a teacher said of the first rows of the run's stream. A `Teaching`."""
+
+  params = None
+
+  def __init__(self, config: Distillation):
+    self._config, self._cache = config, TeacherCache(str(config.teacher_cache))
+    self.k = self._cache.k
+
+  @property
+  def fingerprint(self) -> str:
+    """Of the checkpoint that was asked."""
+    return self._cache.fingerprint
+
+  def record(self) -> dict[str, str]:
+    """See `Teaching`."""
+    return {
+      "path": str(self._cache.path),
+      "format": "teacher's cache",
+      "fingerprint": self.fingerprint,
+    }
+
+  def describe(self) -> str:
+    """See `Teaching`."""
+    return (
+      f"Teacher: not in memory; its {self.k:,} greatest probabilities of {self._cache.num_rows:,} rows, "
+      f"from {self._cache.path}"
+    )
+
+  def check(self, data: RunData, session: Session) -> None:
+    """See `Teaching`: the cache is of the rows that the run reads."""
+    config = session.config
+    self._cache.check(
+      data.identity,
+      self._config.temperature,
+      rows_needed=config.total_steps * config.dataset.batch_size,
+      vocab_size=session.model.vocab_size,
+    )
+
+  def reader(self, reader: Reader, rows: np.ndarray) -> Reader:
+    """See `Teaching`."""
+    return CachedTeacherReader(reader, self._cache, rows)
+
+  def soft_targets(self, vocab_size: int) -> CachedTeacher:
+    """See `Teaching`."""
+    config = self._config
+    return CachedTeacher(config.fraction_soft, config.temperature, self._cache.num_ids)
+
+
+def open_teaching(config: Distillation, session: Session) -> Teaching:
+  """Returns a run's teacher, from its cache if there is one; see `open_teacher` and `TeacherCache`."""
+  return SavedTeaching(config) if config.teacher_cache else open_teacher(config, session)
 
 
 def open_teacher(config: Distillation, session: Session) -> Teacher:

@@ -25,9 +25,8 @@ from switch_t5.cli.reporter import Reporter
 from switch_t5.cli.run_data import Reader, open_data
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.task_evaluation import TaskEvaluator, table, write_answers
-from switch_t5.cli.teacher import Teacher, open_teacher
+from switch_t5.cli.teacher import open_teaching
 from switch_t5.cli.train_config import TrainConfig
-from switch_t5.distill.soft_targets import LiveTeacher
 from switch_t5.errors import ConfigError, Interrupted
 from switch_t5.interop.initial import open_parameters, open_state
 from switch_t5.model.config import ModelConfig
@@ -37,7 +36,7 @@ from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
 from switch_t5.training.init import init_state
 from switch_t5.training.interruption import Interruption
 from switch_t5.training.loop import Hook, LoopState, train_loop
-from switch_t5.training.objective import CrossEntropyObjective, SoftTargets
+from switch_t5.training.objective import CrossEntropyObjective
 from switch_t5.training.state import TrainState
 from switch_t5.training.trace import StepTrace
 from switch_t5.training.train_step import TrainStep, build_train_step
@@ -180,23 +179,22 @@ class Run:
       self.initial = InitialParameters(source, shapes, given.assignment_map)
 
   def open_teacher(self) -> None:
-    """Finds the teacher of a distillation, if there is one in memory."""
+    """Finds the teacher of a distillation."""
     given = self.config.distillation
-    self.teacher: Teacher | None = None
-    if given is not None and given.teacher_cache is None:
-      self.teacher = open_teacher(given, self.session)
+    self.teacher = None if given is None else open_teaching(given, self.session)
 
   def open_data(self) -> None:
     """Opens the task and its readers."""
     self.say(describe(self.session))
     self.data = open_data(self.config.dataset, self.session.model)
     self.identity = dict(self.data.identity)
+    self.reader: Reader = self.data.train_reader(self.session.rows)
     if self.teacher is not None:
-      self.teacher.check_vocabulary(self.data.vocabulary)
+      self.teacher.check(self.data, self.session)
       self.say(self.teacher.describe())
+      self.reader = self.teacher.reader(self.reader, self.session.rows)
       # A run that goes on with another teacher would end as neither made it.
       self.identity |= {"teacher": self.teacher.fingerprint}
-    self.reader: Reader = self.data.train_reader(self.session.rows)
     # Not at the first evaluation: a split that is smaller than a row is refused now.
     self.data.validation_reader(self.session.rows)
     self.say(f"Data: {self.config.dataset.mixture_or_task_name}, {self.data.description}")
@@ -253,8 +251,11 @@ class Run:
     """Compiles the train step ahead of the loop, so that its time is not taken for training's."""
     session, started = self.session, time.perf_counter()
     self.say("Compiling the train step ...")
+    soft_targets = None
+    if self.teacher is not None:
+      soft_targets = self.teacher.soft_targets(session.model.vocab_size)
     objective = CrossEntropyObjective(
-      self.config.loss, session.model.train_capacity_factor, self.soft_targets()
+      self.config.loss, session.model.train_capacity_factor, soft_targets
     )
     train_step = build_train_step(
       session.definition,
@@ -265,21 +266,10 @@ class Run:
       seed=self.config.seed,
       trained=session.trained,
     )
-    frozen = None if self.teacher is None else self.teacher.params
-    compiled = train_step.lower(state, session.abstract_batch(), frozen).compile()
+    frozen, k = (self.teacher.params, self.teacher.k) if self.teacher else (None, 0)
+    compiled = train_step.lower(state, session.abstract_batch(k), frozen).compile()
     self.say(f"Compiled in {time.perf_counter() - started:.1f} s.")
     return lambda state, batch: compiled(state, batch, frozen)
-
-  def soft_targets(self) -> SoftTargets | None:
-    """Returns the teacher's part of the loss, if there is one."""
-    given = self.config.distillation
-    if given is None:
-      return None
-    num_ids = self.session.model.vocab_size
-    if self.teacher is not None:
-      num_ids = min(num_ids, self.teacher.num_ids)
-      return LiveTeacher(self.teacher.definition, given.fraction_soft, given.temperature, num_ids)
-    raise NotImplementedError
 
   def batches(self) -> Iterator[DeviceBatch]:
     """Yields global batches; the reader's position is that of the batch last yielded."""
