@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from switch_t5.cli.cache_teacher_config import CacheTeacher
 from switch_t5.cli.dataset import DatasetConfig
 from switch_t5.cli.infer_config import InferConfig, LoadConfig
 from switch_t5.cli.train_config import (
@@ -26,6 +27,7 @@ from switch_t5.optim.schedules import learning_rate_schedule
 CONFIGURABLES: dict[str, Callable[..., Any]] = {
   "train": TrainConfig,
   "evaluate": EvalConfig,
+  "cache_teacher": CacheTeacher,
   "infer": InferConfig,
   "LoadConfig": LoadConfig,
   "ModelConfig": ModelConfig,

@@ -59,6 +59,11 @@ MODES = {
     "import|export|upcycle",
     takes=("from_path", "to", "format"),
   ),
+  "cache_teacher": Mode(
+    "cache_teacher",
+    "ask a teacher once, for students to be trained on what it said",
+    takes=("job", "dry_run"),
+  ),
   "generate": Mode(
     "generate",
     "answer prompts: arguments, typed, or a line each of a pipe",

@@ -289,7 +289,7 @@ def _broken_rule(directory: Path, contents: Contents, shard: Shard) -> str | Non
 def find_shards(directory: Path) -> list[Shard]:
   """Returns the shards that have a record; raises DataError for a record that is none."""
   shards = []
-  for path in directory.iterdir():
+  for path in directory.iterdir() if directory.is_dir() else ():
     if match := _RECORD.fullmatch(path.name):
       try:
         digest = str(json.loads(path.read_text(encoding="utf-8"))["sha256"])

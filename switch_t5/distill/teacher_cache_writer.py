@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from switch_t5.distill.teacher_cache import (
   CONTENTS_FILE,
   FORMAT_VERSION,
   Contents,
+  Shard,
   check_same,
   find_shards,
   read_contents,
@@ -27,22 +29,44 @@ class TeacherCacheWriter:
   """Writes the rows of a cache that are not there yet, shard by shard.
 
   Args:
-    directory: of the cache; made if it is not there.
+    directory: of the cache, which may not be there yet.
     contents: what it holds, or is to hold.
 
   Raises:
-    DataError: the directory holds something else, or cannot be written.
+    DataError: the directory holds something else.
   """
 
   def __init__(self, directory: Path, contents: Contents):
     self._directory, self._contents = directory, contents
-    with _writable(directory):
-      directory.mkdir(parents=True, exist_ok=True)
-      if (directory / CONTENTS_FILE).exists():
-        check_same(read_contents(directory), contents, directory)
-      else:
-        more = {"format_version": FORMAT_VERSION, "sha256": contents.digest}
-        write_json(directory / CONTENTS_FILE, dataclasses.asdict(contents) | more)
+    if (directory / CONTENTS_FILE).exists():
+      check_same(read_contents(directory), contents, directory)
+
+  def check_room(self, num_rows: int) -> None:
+    """Raises DataError if the disk has no room for what a cache of that many rows lacks."""
+    record = self._contents.record.itemsize
+    needed = (num_rows - sum(shard.stop - shard.start for shard in self._whole())) * record
+    there = next(path for path in (self._directory, *self._directory.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+      raise DataError(
+        "The teacher's cache does not fit the disk.",
+        value=f"{needed / 1e6:,.1f} MB are to be written, {free / 1e6:,.1f} MB are free in {there}",
+        rule=f"{record:,} bytes a row",
+        remedy="make room, give another TEACHER_CACHE, or a smaller cache_teacher.num_rows or "
+        "cache_teacher.top_k",
+      )
+
+  def begin(self) -> None:
+    """Makes the directory, if it is not there, and says in it what it is to hold.
+
+    Raises:
+      DataError: it cannot be written.
+    """
+    with _writable(self._directory):
+      self._directory.mkdir(parents=True, exist_ok=True)
+      if not (self._directory / CONTENTS_FILE).exists():
+        more = {"format_version": FORMAT_VERSION, "sha256": self._contents.digest}
+        write_json(self._directory / CONTENTS_FILE, dataclasses.asdict(self._contents) | more)
 
   def parts(self, num_rows: int) -> list[range]:
     """Returns the rows of each shard of a cache of that many; the last one may have fewer."""
@@ -51,12 +75,8 @@ class TeacherCacheWriter:
 
   def missing(self, parts: Sequence[range]) -> list[range]:
     """Returns those of the parts that are not there, or whose file has not its size."""
-    shards = {
-      shard.start: shard.stop
-      for shard in find_shards(self._directory)
-      if shard.is_whole(self._directory, self._contents)
-    }
-    return [part for part in parts if shards.get(part.start, 0) < part.stop]
+    stops = {shard.start: shard.stop for shard in sorted(self._whole())}
+    return [part for part in parts if stops.get(part.start, 0) < part.stop]
 
   def write(self, part: range, said: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
     """Writes the shard of a part.
@@ -91,6 +111,10 @@ class TeacherCacheWriter:
   def finish(self) -> None:
     """Removes what is left of processes that were killed; no job is still writing."""
     remove_temporary_files(self._directory)
+
+  def _whole(self) -> list[Shard]:
+    shards = find_shards(self._directory)
+    return [shard for shard in shards if shard.is_whole(self._directory, self._contents)]
 
 
 @contextlib.contextmanager

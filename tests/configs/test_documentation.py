@@ -23,6 +23,7 @@ CALLED = {
   "eval": "evaluate",
   "infer": "infer",
   "cache": "DatasetConfig",
+  "cache_teacher": "train",
   "config": "train",
 }
 COMMANDS = [command for page in pages.PAGES for command in pages.commands(page)]

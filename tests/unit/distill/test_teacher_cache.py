@@ -58,6 +58,7 @@ def batches(part, contents=CONTENTS, batch_size=3):
 def write(directory, contents=CONTENTS, num_rows=ROWS, numbers=None):
   """Writes the missing shards, or those of some numbers; returns the writer."""
   writer = TeacherCacheWriter(directory, contents)
+  writer.begin()
   parts = writer.parts(num_rows)
   for part in writer.missing(parts if numbers is None else [parts[n] for n in numbers]):
     writer.write(part, batches(part, contents))
@@ -107,6 +108,7 @@ def test_a_shard_is_rows_of_ids_then_probabilities_little_endian(tmp_path):
 
 def test_who_is_stopped_within_a_shard_goes_on_with_it(tmp_path):
   writer = TeacherCacheWriter(tmp_path, CONTENTS)
+  writer.begin()
   parts = writer.parts(ROWS)
   writer.write(parts[0], batches(parts[0]))
   before = files(tmp_path)
@@ -240,6 +242,8 @@ def test_a_word_that_changed_in_the_contents_is_noticed(tmp_path):
 def test_no_cache_and_no_room_for_one_are_said(tmp_path):
   with pytest.raises(DataError, match="There is no cache of a teacher"):
     TeacherCache(tmp_path / "nothing")
+  with pytest.raises(DataError, match="24 bytes a row"):
+    TeacherCacheWriter(tmp_path / "nothing", CONTENTS).check_room(10**15)
   (tmp_path / "file").write_text("")
   with pytest.raises(DataError, match="TEACHER_CACHE"):
-    TeacherCacheWriter(tmp_path / "file" / "cache", CONTENTS)
+    TeacherCacheWriter(tmp_path / "file" / "cache", CONTENTS).begin()
