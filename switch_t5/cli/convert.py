@@ -135,7 +135,7 @@ def _export(command_line: CommandLine, source: StoredCheckpoint) -> None:
   kind = str(command_line.format)
   if kind == detect.HUGGING_FACE:
     model_file.check_plain_routing(source.path / CONFIG)
-  tokenizer = source.tokenizer or model_file.vocabulary(source.path / CONFIG)
+  tokenizer = source.tokenizer or model_file.vocabulary_of(source.path)
   with _bar(convert.written_bytes(source, kind)) as bar:
     written = convert.export_checkpoint(
       source, kind, Path(str(command_line.to)), functools.partial(_advance, bar), tokenizer

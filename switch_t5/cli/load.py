@@ -14,7 +14,6 @@ from switch_t5.errors import CheckpointError
 from switch_t5.inference.text_model import TextModel
 from switch_t5.interop import detect
 from switch_t5.interop.convert import model_of
-from switch_t5.interop.huggingface import TOKENIZER
 from switch_t5.interop.initial import ForeignParameters
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import define_model
@@ -106,12 +105,7 @@ def find(
 
 def _own(checkpoint: Path) -> tuple[ModelConfig | None, Path | None]:
   """Returns the model and the vocabulary that a checkpoint of ours says, as far as it says them."""
-  config_file = checkpoint / CONFIG
-  vocabulary = model_file.vocabulary(config_file)
-  if vocabulary is None:  # it was imported
-    beside = checkpoint.parent.parent / TOKENIZER
-    vocabulary = beside if beside.is_file() else None
-  return model_file.model(config_file), vocabulary
+  return model_file.model(checkpoint / CONFIG), model_file.vocabulary_of(checkpoint)
 
 
 def _vocabulary_path(checkpoint: Path, path: str | Path | None) -> str | Path:

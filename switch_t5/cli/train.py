@@ -17,7 +17,7 @@ from switch_t5.checkpoint.listing import list_steps
 from switch_t5.checkpoint.manager import CheckpointManager, RestoredCheckpoint
 from switch_t5.checkpoint.run_lock import RunLock
 from switch_t5.cli import dataset as dataset_lib
-from switch_t5.cli import distributed, gin_setup, run_record
+from switch_t5.cli import distributed, gin_setup, run_record, student
 from switch_t5.cli.best_checkpoint import BestCheckpoint
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
@@ -29,6 +29,7 @@ from switch_t5.cli.teacher import open_teaching
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.errors import ConfigError, Interrupted
 from switch_t5.interop.initial import open_parameters, open_state
+from switch_t5.interop.student import BY_LOAD, StudentParameters
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_places import router_places
 from switch_t5.training.eval_step import EvalStep
@@ -167,12 +168,14 @@ class Run:
   def open_initial_checkpoint(self) -> None:
     """Verifies what a new run starts from; a run with checkpoints goes on with them."""
     given = self.config.initial_checkpoint
-    self.initial: InitialParameters | SavedState | None = None
+    self.initial: InitialParameters | SavedState | StudentParameters | None = None
     if given.path is None or list_steps(self.model_dir / "checkpoints"):
       return
     if given.restore_optimizer:
       self.initial = open_state(given.path, self.session.abstract)
       check_steps_left(self.initial, self.config.total_steps)
+    elif given.as_teacher is not None:
+      self.initial = student.open_student(given, self.session)
     else:
       shapes = self.session.definition.shapes
       source = open_parameters(given.path, self.session.model)
@@ -188,6 +191,8 @@ class Run:
     self.say(describe(self.session))
     self.data = open_data(self.config.dataset, self.session.model)
     self.identity = dict(self.data.identity)
+    if isinstance(self.initial, StudentParameters):
+      student.check_vocabulary(self.initial, self.data.vocabulary)
     self.reader: Reader = self.data.train_reader(self.session.rows)
     if self.teacher is not None:
       self.teacher.check(self.data, self.session)
@@ -223,6 +228,8 @@ class Run:
         return self.initial.load()
       self.say(f"Starting from new parameters (seed {self.config.seed}).")
       session = self.session
+      if isinstance(self.initial, StudentParameters):
+        self.count_experts(self.initial)
       state = init_state(session.definition, session.optimizer, session.abstract, self.config.seed)
       if self.initial is None:
         return state
@@ -238,6 +245,13 @@ class Run:
     if changed:
       self.say("The configuration has changed since:\n  " + "\n  ".join(changed[:20]))
     return restored.state
+
+  def count_experts(self, initial: StudentParameters) -> None:
+    """Lets the teacher say how many tokens choose each expert, if a student is made by that."""
+    given = self.config.initial_checkpoint
+    if given.as_teacher in BY_LOAD:
+      self.say(f"Counting the choices of {given.path} over {student.LOAD_BATCHES} batches ...")
+      initial.measured(student.expert_loads(str(given.path), self.session, self.data))
 
   def record_start(self, step: int) -> None:
     """Writes run.json and config.gin."""

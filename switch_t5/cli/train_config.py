@@ -13,7 +13,8 @@ import optax
 from switch_t5.cli.dataset import DatasetConfig
 from switch_t5.data import documents
 from switch_t5.decoding.config import DecodingConfig
-from switch_t5.errors import ConfigError
+from switch_t5.errors import ConfigError, suggest
+from switch_t5.interop.student import AS_TEACHER
 from switch_t5.losses.objective import LossConfig
 from switch_t5.metrics.wandb_sink import check_installed
 from switch_t5.model.config import ModelConfig
@@ -54,19 +55,43 @@ class InitialCheckpoint:
     restore_optimizer: whether the optimizer's state and the step are taken too, so that TRAIN_STEPS
       counts what is past; from a checkpoint of ours, or of `convert import`. The data begin at their
       first row.
+    as_teacher: the checkpoint is a teacher's, of any format: the student takes what both have by the
+      same name and shape, layer by layer, and a feed-forward layer in the place of a sparse one is
+      "fresh", as drawn; the "mean" of the experts; "most_used", the expert that most tokens choose; or
+      "load_mean", the mean by how many do, over the first 16 batches. None: it is no teacher's.
   """
 
   path: str | None = None
   assignment_map: tuple[tuple[str, str | None], ...] = ()
   restore_optimizer: bool = False
+  as_teacher: str | None = None
 
   def __post_init__(self):
+    if self.as_teacher is not None:
+      self._check_as_teacher()
     if self.restore_optimizer and (self.path is None or self.assignment_map):
       raise ConfigError(
         "InitialCheckpoint.restore_optimizer is not valid.",
         value=f"path = {self.path!r}, assignment_map = {self.assignment_map!r}",
         rule="all of one checkpoint's state is taken, each array by its own name",
         remedy="set INITIAL_CHECKPOINT_PATH and no assignment_map, or leave restore_optimizer out",
+      )
+
+  def _check_as_teacher(self):
+    if self.as_teacher not in AS_TEACHER:
+      raise ConfigError(
+        "InitialCheckpoint.as_teacher is not valid.",
+        value=repr(self.as_teacher),
+        rule=f"one of {', '.join(map(repr, AS_TEACHER))}, or None",
+        remedy=suggest(str(self.as_teacher), AS_TEACHER),
+      )
+    if self.restore_optimizer or self.assignment_map:
+      raise ConfigError(
+        "InitialCheckpoint.as_teacher is not valid.",
+        value=f"as_teacher = {self.as_teacher!r}, restore_optimizer = {self.restore_optimizer}, "
+        f"assignment_map = {self.assignment_map!r}",
+        rule="a student takes parameters alone, each by its own name",
+        remedy="leave restore_optimizer and assignment_map out, or as_teacher",
       )
 
 

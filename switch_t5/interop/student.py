@@ -63,6 +63,8 @@ class StudentParameters:
 
   Attributes:
     teacher: its checkpoint.
+    shares: the part of all choices that each expert had, [E] by layer, e.g. "encoder/layers_3"; alike
+      before they are `measured`.
 
   Args:
     teacher: see there.
@@ -81,8 +83,7 @@ class StudentParameters:
     experts = {name: a.shape[0] for name, a in self._arrays.items() if "/mlp/expert/" in name}
     _check_experts(teacher, as_teacher, bool(experts))
     _check_table(teacher, definition.config)
-    # The part of all choices that each expert had, [E] by layer; before they are counted, alike.
-    self._shares = {_layer(n): np.full(count, 1.0 / count) for n, count in experts.items()}
+    self.shares = {_layer(n): np.full(count, 1.0 / count) for n, count in experts.items()}
     self._parts = dict(_parts(definition, self._arrays, as_teacher))
 
   def measured(self, loads: Mapping[str, np.ndarray]) -> None:
@@ -91,7 +92,7 @@ class StudentParameters:
     Args:
       loads: [E] by layer, e.g. "encoder/layers_3".
     """
-    self._shares |= {layer: load / max(load.sum(), 1.0) for layer, load in loads.items()}
+    self.shares |= {layer: load / max(load.sum(), 1.0) for layer, load in loads.items()}
 
   def load(self, params: PyTree) -> PyTree:
     """Returns the drawn parameters with what the teacher gives in place, each in its own sharding.
@@ -112,7 +113,7 @@ class StudentParameters:
     array = self._arrays[str(part.source)].read()
     if not part.of_experts:
       return array
-    shares = self._shares[_layer(part.name)]
+    shares = self.shares[_layer(part.name)]
     if self._how == MOST_USED:
       return array[np.argmax(shares)]
     total = np.zeros(part.shape, np.float32)
@@ -135,7 +136,7 @@ class StudentParameters:
     """Returns the part with the number of the one expert it becomes."""
     if not part.of_experts or self._how != MOST_USED:
       return part
-    shares = self._shares[_layer(part.name)]
+    shares = self.shares[_layer(part.name)]
     expert = int(np.argmax(shares))
     chosen = f"{shares[expert]:.0%} of the choices"
     return part._replace(outcome=f"expert {expert} of {len(shares)}, the most used: {chosen}")
