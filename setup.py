@@ -28,6 +28,7 @@ REQUIREMENTS = [
   "optax>=0.2.8,<0.3",
   "orbax-checkpoint>=0.12.8,<0.13",
   "safetensors>=0.8,<0.9",
+  "scipy>=1.17,<2",
   "sentencepiece>=0.2.3,<0.3",
   "seqio>=0.0.20,<0.1",
   "tensorboardX>=2.6.5,<2.7",
@@ -41,8 +42,11 @@ REQUIREMENTS = [
 INTEROP = ["torch==2.13.0", "transformers>=5.20,<6"]
 # Metrics of GLUE, summaries and translations.
 SCORES = ["rouge-score>=0.1.2,<0.2", "sacrebleu>=2.6,<3", "scikit-learn>=1.9,<2"]
+# Pictures of studies.
+STUDY = ["matplotlib>=3.10,<4"]
 DEVELOPMENT = [
   *SCORES,
+  *STUDY,
   "mypy>=2.4,<3",
   "pytest>=9.2,<10",
   "pytest-xdist>=3.8,<4",
@@ -64,6 +68,7 @@ setup(
     "dev": DEVELOPMENT,
     "interop": INTEROP,
     "scores": SCORES,
+    "study": STUDY,
     "wandb": ["wandb>=0.31,<1"],
   },
   packages=[
