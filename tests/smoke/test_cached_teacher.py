@@ -163,14 +163,10 @@ def test_jobs_share_it_and_what_is_there_is_left_alone(folder, cache):
   np.testing.assert_array_equal(other[batch.TEACHER_PROBS], one[batch.TEACHER_PROBS])
 
 
-def test_with_dry_run_it_only_says_what_it_would_do(folder):
-  assert "20 rows" in cached(folder, "dry", "--dry_run")
-  assert not (folder / "dry").exists()
-
-
-def test_without_a_number_it_is_for_all_rows_of_the_run(folder):
+def test_with_dry_run_it_only_says_what_it_would_do_for_all_rows_of_the_run(folder):
   flag = "--gin.cache_teacher.num_rows=None"
   assert " 80 rows" in cached(folder, "dry", "--dry_run", flag, TRAIN_STEPS=10, BATCH_SIZE=8)
+  assert not (folder / "dry").exists()
 
 
 @pytest.mark.parametrize(
@@ -183,7 +179,6 @@ def test_without_a_number_it_is_for_all_rows_of_the_run(folder):
     (["--gin.cache_teacher.probs_dtype='int8'"], "float16, float32"),
     (["--gin.cache_teacher.num_rows=1000000000000000"], "does not fit the disk"),
     (["--gin.Distillation.teacher_cache=None"], "TEACHER_CACHE"),
-    (["--gin.Distillation.teacher_path=None"], "TEACHER_PATH"),
     (["--gin_bindings=train.distillation = None"], "TEACHER_PATH"),
   ],
 )
@@ -204,6 +199,24 @@ def test_another_teacher_does_not_go_on_with_it(folder, cache, tmp_path):
     "cache_teacher", *flags(folder, "cache", teacher=tmp_path / "copy")
   )
   assert code == 0 and "has all 20 rows" in output
+
+
+@pytest.mark.parametrize(
+  "more, said",
+  [
+    (["--gin.TRAIN_STEPS=3"], "cache_teacher.num_rows=24"),
+    (["--gin.Distillation.temperature=1.0"], "temperature: 2.0, now 1.0"),
+    (["--gin.SEED=5"], "data's seed: 0, now 5"),
+    (["--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 17}"], "data's lengths"),
+  ],
+)
+def test_a_run_that_the_cache_is_not_of_is_refused_before_anything_is_written(
+  folder, cache, more, said
+):
+  given = flags(folder, "cache", *more, MODEL_DIR=str(folder / "new"), TRAIN_STEPS=2)
+  code, _, errors = runs.run_here("train", *given)
+  assert code == 3 and said in errors, errors
+  assert not (folder / "new").exists()
 
 
 def test_a_signal_ends_it_between_two_batches():

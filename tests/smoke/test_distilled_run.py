@@ -71,6 +71,23 @@ def test_the_record_names_the_teacher_and_its_content(folder):
   assert start["data"]["teacher"] == start["teacher"]["fingerprint"]
 
 
+def test_from_a_cache_of_all_ids_it_learns_the_same(folder, tmp_path):
+  cache = f"--gin.Distillation.teacher_cache={str(tmp_path / 'cache')!r}"
+  exact = ["num_rows=24", "top_k=8100", "probs_dtype='float32'"]
+  whole = [f"--gin.cache_teacher.{binding}" for binding in exact]
+  given = flags(folder, cache, *whole, MODEL_DIR=str(tmp_path / "cached"))
+  for mode in ("cache_teacher", "train"):
+    code, output, errors = runs.run_here(mode, *given)
+    assert code == 0, output + errors
+  live, cached = (
+    [row for row in read_metrics(path / METRICS_FILE) if "train/loss" in row]
+    for path in (folder / "student", tmp_path / "cached")
+  )
+  for one, other in zip(live, cached, strict=True):
+    for name in ("train/loss", "train/soft_cross_entropy", "train/cross_entropy"):
+      assert other[name] == pytest.approx(one[name], rel=1e-5), (one["step"], name)
+
+
 def test_a_run_does_not_go_on_with_another_teacher(folder, tmp_path):
   code, output, errors = runs.run_here(
     "train", *runs.tiny_flags(folder, MODEL_DIR=str(tmp_path / "other"), TRAIN_STEPS=1)
