@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -62,7 +62,11 @@ def run(command_line: CommandLine) -> None:
 
 
 def checked_distillation(train: TrainConfig) -> Distillation:
-  """Returns the run's distillation; raises ConfigError if it names no teacher or cache, or streams."""
+  """Returns the run's distillation, if it names a teacher and a cache, and data to be cached.
+
+  Raises:
+    ConfigError: it does not.
+  """
   given = train.distillation
   if given is None or given.teacher_path is None or given.teacher_cache is None:
     value = "train.distillation = None"
@@ -74,6 +78,12 @@ def checked_distillation(train: TrainConfig) -> Distillation:
       rule="the gin files of the students' run, with TEACHER_PATH and TEACHER_CACHE",
       remedy="--gin_file=recipes/distill_pretrained.gin --gin.TEACHER_PATH=\"'runs/teacher'\" "
       "--gin.TEACHER_CACHE=\"'caches/teacher'\"",
+    )
+  if "://" in given.teacher_cache:  # pathlib would make a directory named `gs:`
+    raise ConfigError(
+      "TEACHER_CACHE is not a directory.",
+      value=f"TEACHER_CACHE = {given.teacher_cache!r}",
+      rule="it is on a file system, or a bucket mounted as one",
     )
   if train.dataset.reader == STREAMING:
     raise ConfigError(
@@ -139,6 +149,7 @@ class Work:
   def __init__(self, directory: Path, contents: Contents, num_rows: int, job: tuple[int, int]):
     self._directory, self._contents, self._num_rows = directory, contents, num_rows
     self._job, self._jobs = job
+    self._held, self._targets = 0.0, 0
     self._writes = jax.process_index() == 0
     if self._writes:
       self._writer = TeacherCacheWriter(directory, contents)
@@ -166,12 +177,23 @@ class Work:
         placed = map(session.place, itertools.islice(reader, count))
         answers = _answers(top_k_step, params, placed, interruption, bar)
         if self._writes:
-          self._writer.write(part, answers)
+          self._writer.write(part, self._measured(answers))
         else:
           collections.deque(answers, maxlen=0)
     total = sum(map(len, todo))
     seconds = time.monotonic() - started
     _say(f"{total:,} rows in {seconds:.1f} s, compilation included: {total / seconds:,.1f} rows/s.")
+    held = self._held / max(self._targets, 1)
+    _say(f"What is kept of a target is {held:.1%} of its probability, on average.")
+
+  def _measured(
+    self, answers: Iterable[tuple[np.ndarray, np.ndarray]]
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields ids and probabilities as they come, and counts what the latter add up to."""
+    for ids, probs in answers:
+      self._held += probs.sum(dtype=np.float64)
+      self._targets += int((probs[..., 0] > 0).sum())
+      yield ids, probs
 
   def report(self) -> None:
     """Says how far the cache is, and which jobs have not written their shards."""

@@ -121,6 +121,8 @@ def test_it_says_how_large_it_will_be_and_what_became_of_it(folder, cache):
   assert "20 rows of 16 targets, 16 ids (uint16) and probabilities (float16)" in output
   assert f"{20 * 16 * 16 * 4 / 1e6:.1f} MB" in output
   assert f"{cache} has all 20 rows." in output
+  probs = TeacherCache(cache).read(range(20))[batch.TEACHER_PROBS].sum(-1)
+  assert f"{probs[probs > 0].mean():.1%} of its probability" in output
   assert sum(path.stat().st_size for path in cache.glob("*.bin")) == 20 * 16 * 16 * 4
 
 
@@ -179,6 +181,7 @@ def test_with_dry_run_it_only_says_what_it_would_do_for_all_rows_of_the_run(fold
     (["--gin.cache_teacher.probs_dtype='int8'"], "float16, float32"),
     (["--gin.cache_teacher.num_rows=1000000000000000"], "does not fit the disk"),
     (["--gin.Distillation.teacher_cache=None"], "TEACHER_CACHE"),
+    (["--gin.Distillation.teacher_cache='gs://a/b'"], "mounted"),
     (["--gin_bindings=train.distillation = None"], "TEACHER_PATH"),
   ],
 )
