@@ -53,7 +53,7 @@ class RelativePositionBias(nnx.Module):
     """Returns float32 [1, H, length, length]: the bias of query (row) and key (column)."""
     distances = np.arange(1 - length, length, dtype=np.int32)
     buckets = relative_position_bucket(distances, bidirectional=self.bidirectional)
-    by_distance = self.rel_embedding[...][:, buckets]
+    by_distance = jnp.asarray(self.rel_embedding[...])[:, buckets]
     # Computed on the device: as a constant it would make the program length^2 large.
     position = jnp.arange(length, dtype=jnp.int32)
     return by_distance[:, position[None, :] - position[:, None] + length - 1][None]
