@@ -40,7 +40,7 @@ RUN = (
   *(
     f"switch_t5 {mode} "
     for mode in (
-      *("train", "eval", "cache", "config", "checkpoint", "convert"),
+      *("train", "eval", "cache", "config", "checkpoint", "convert", "cache_teacher"),
       *("generate", "score", "infer"),
     )
   ),
@@ -72,6 +72,13 @@ TASK_FEATURE_LENGTHS = {'inputs': 32, 'targets': 16}
 BATCH_SIZE = 8
 MESH_SHAPE = (1, 1, 1)
 train.eval_steps = 2
+"""
+# After it, where a recipe trains a dense student.
+SHORT_STUDENT_FILE = "short_student.gin"
+SHORT_STUDENT = """\
+ModelConfig.num_encoder_sparse_layers = 0
+ModelConfig.num_decoder_sparse_layers = 0
+ModelConfig.sequences_per_group = None
 """
 
 
@@ -115,8 +122,13 @@ class Command:
     """Returns what is run in its place: stand-ins for the reader's own, a few steps of a tiny model."""
     text = with_stand_ins(self.text)
     demo = self.begins("bash scripts/pretrain_demo.sh ")
-    if demo or (self.begins("switch_t5 train ") and "--dry_run" not in text):
+    # A teacher's cache is of the rows of the run that comes after it.
+    modes = ("train", "cache_teacher", "convert upcycle")
+    trains = any(self.begins(f"switch_t5 {mode} ") for mode in modes)
+    if demo or (trains and "--dry_run" not in text):
       text += f" --gin_file={SHORT_RUN_FILE}"
+      if "recipes/distill" in text:
+        text += f" --gin_file={SHORT_STUDENT_FILE}"
       # The demo's own steps are kept: what follows names its checkpoints.
       if not demo and "TRAIN_STEPS" not in text:
         text += f" --gin.TRAIN_STEPS={STEPS}"

@@ -25,6 +25,7 @@ CALLED = {
   "cache": "DatasetConfig",
   "cache_teacher": "train",
   "config": "train",
+  "convert": "ModelConfig",
 }
 COMMANDS = [command for page in pages.PAGES for command in pages.commands(page)]
 

@@ -78,6 +78,7 @@ def prepare(page: pathlib.Path, folder: pathlib.Path) -> None:
   for name in {".venv-3.12", f".venv-{_PYTHON}"}:
     (folder / name).symlink_to(sys.prefix)
   (folder / pages.SHORT_RUN_FILE).write_text(pages.SHORT_RUN)
+  (folder / pages.SHORT_STUDENT_FILE).write_text(pages.SHORT_STUDENT)
   for name, text in pages.files(page).items():
     (folder / name).write_text(text)
   if page.name in PREPARED:
