@@ -37,6 +37,8 @@ class CommandLine:
     to: the folder or file to write to.
     vocabulary_path: of the checkpoint of --from.
     format: of a checkpoint.
+    size: of a study.
+    seeds: of a study: how many.
     debug: show tracebacks.
     json: print one JSON object.
     list_configurables: print what gin may configure.
@@ -60,6 +62,8 @@ class CommandLine:
   to: str | None = None
   vocabulary_path: str | None = None
   format: str | None = None
+  size: str | None = None
+  seeds: int | None = None
   debug: bool = False
   json: bool = False
   list_configurables: bool = False
@@ -78,13 +82,15 @@ HELP = (
   ("--coordinator_address=HOST:PORT", "of process 0, in a run of several processes"),
   ("--process_count=N", "processes of the run"),
   ("--process_index=I", "which of them this is, from 0"),
-  ("--dry_run", "check everything, then stop (train, infer, cache_teacher)"),
+  ("--dry_run", "check everything, then stop (train, infer, cache_teacher, study)"),
   ("--trace_steps=A:B", "write a profiler trace of steps A to B to MODEL_DIR/trace (train)"),
   ("--job=I/N", "part I of N from 0; may run at once (cache, cache_teacher, infer)"),
   ("--from=PATH", "a checkpoint of any format (convert, generate, score)"),
   ("--vocabulary_path=FILE", "its SentencePiece model, if it has none (generate, score)"),
-  ("--to=PATH", "the folder or file to write (convert, score)"),
+  ("--to=PATH", "the folder or file to write (convert, score, study)"),
   ("--format=FORMAT", "t5x, orbax, huggingface or safetensors (convert)"),
+  ("--size=SIZE", "test, laptop or pod; laptop without it (study)"),
+  ("--seeds=N", "how many seeds, at least 2 (study)"),
   ("--debug", "show tracebacks"),
   ("--json", "print JSON (config, eval, checkpoint, generate, score)"),
   ("--list", "print what gin may configure (config)"),
@@ -102,8 +108,9 @@ def _define() -> flags.FlagValues:
   flags.DEFINE_integer("emulate_devices", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_string("coordinator_address", None, "", flag_values=values)
   flags.DEFINE_string("trace_steps", None, "", flag_values=values)
-  for name in ("job", "from", "to", "vocabulary_path", "format"):
+  for name in ("job", "from", "to", "vocabulary_path", "format", "size"):
     flags.DEFINE_string(name, None, "", flag_values=values)
+  flags.DEFINE_integer("seeds", None, "", lower_bound=2, flag_values=values)
   flags.DEFINE_integer("process_count", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("process_index", None, "", lower_bound=0, flag_values=values)
   for name in ("dry_run", "debug", "json", "list", "help"):
@@ -150,6 +157,8 @@ def parse(argv: Sequence[str]) -> CommandLine:
     to=found["to"],
     vocabulary_path=found["vocabulary_path"],
     format=found["format"],
+    size=found["size"],
+    seeds=found["seeds"],
     debug=found["debug"],
     json=found["json"],
     list_configurables=found["list"],

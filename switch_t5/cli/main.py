@@ -77,6 +77,12 @@ MODES = {
     takes=("from_path", "vocabulary_path", "to", "json"),
   ),
   "infer": Mode("infer", "answer all texts of a file or a task", takes=("job", "dry_run")),
+  "study": Mode(
+    "study",
+    "repeat an experiment of the paper: all its runs, and its table",
+    "distill",
+    takes=("size", "seeds", "to", "dry_run"),
+  ),
 }
 _SELECTIVE = {
   "json": "--json",
@@ -88,6 +94,8 @@ _SELECTIVE = {
   "vocabulary_path": "--vocabulary_path",
   "to": "--to",
   "format": "--format",
+  "size": "--size",
+  "seeds": "--seeds",
 }
 
 

@@ -21,7 +21,7 @@ TRAINING = [name for name in RECIPES if name != "recipes/infer.gin"]
 PARTS = sorted(
   path.relative_to(FOLDER).as_posix()
   for path in FOLDER.glob("*/*.gin")
-  if path.parent.name != "recipes"
+  if path.parent.name not in ("recipes", "studies")  # the mode `study` takes its own by name
 )
 # What a recipe leaves to its user.
 REQUIRED = {
