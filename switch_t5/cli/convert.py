@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from switch_t5.checkpoint.manager import CONFIG
-from switch_t5.cli import gin_setup, model_file
+from switch_t5.cli import gin_setup, model_card, model_file
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
 from switch_t5.errors import ConfigError, suggest
@@ -136,9 +136,12 @@ def _export(command_line: CommandLine, source: StoredCheckpoint) -> None:
   if kind == detect.HUGGING_FACE:
     model_file.check_plain_routing(source.path / CONFIG)
   tokenizer = source.tokenizer or model_file.vocabulary_of(source.path)
+  count = sum(math.prod(shape) for shape in expected_shapes(config).values())
+  routed = model_file.model(source.path / CONFIG) or config  # arrays do not say how they are routed
+  texts = model_card.texts(model_card.card(source, routed, count), kind)
   with _bar(convert.written_bytes(source, kind)) as bar:
     written = convert.export_checkpoint(
-      source, kind, Path(str(command_line.to)), functools.partial(_advance, bar), tokenizer
+      source, kind, Path(str(command_line.to)), functools.partial(_advance, bar), tokenizer, texts
     )
   print(f"Written: {written}")
   if kind == detect.HUGGING_FACE:

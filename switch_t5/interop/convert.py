@@ -12,7 +12,8 @@ import functools
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 from switch_t5.checkpoint.commit import rename_durably
 from switch_t5.checkpoint.listing import list_steps
@@ -68,6 +69,7 @@ def export_checkpoint(
   to: pathlib.Path,
   progress: Progress,
   tokenizer: pathlib.Path | None = None,
+  texts: Mapping[str, str] = MappingProxyType({}),
 ) -> pathlib.Path:
   """Writes a checkpoint in another format and returns its path.
 
@@ -78,6 +80,7 @@ def export_checkpoint(
       a run, in which it is `checkpoint_<step>`.
     progress: see `checkpoint`.
     tokenizer: a SentencePiece model to write beside it (Hugging Face).
+    texts: files to write into its folder, by name.
 
   Raises:
     CheckpointError: if the format cannot say this model, if there is something already, or if the
@@ -101,6 +104,8 @@ def export_checkpoint(
         shutil.rmtree(unfinished)
       unfinished.mkdir(parents=True)
       writers[kind](checkpoint, unfinished, progress)
+      for name, text in texts.items():
+        (unfinished / name).write_text(text, encoding="utf-8")
       _fsync_all(unfinished)
       if target.exists():
         target.rmdir()  # an empty folder of the user's

@@ -53,6 +53,16 @@ def test_what_was_exported_is_equal_and_diff_says_so(kind, folder):
   assert ("not compared" in output) == (kind == "huggingface")
 
 
+@pytest.mark.parametrize(
+  "place", ["t5x/checkpoint_2", "orbax/checkpoint_2", "safetensors", "huggingface"]
+)
+def test_a_card_lies_in_the_folder_of_what_was_exported(place, folder):
+  card = json.loads((folder / place / "model_card.json").read_text())
+  assert card["exported from"]["step"] == STEPS
+  assert card["data"]["task"] == "text_span_corruption"
+  assert f"{card['parameters']:,} parameters" in (folder / place / "README.md").read_text()
+
+
 def test_diff_names_what_differs_and_its_exit_code_says_so(folder):
   paths = [str(folder / "model" / "checkpoints" / f"checkpoint_{STEPS}"), str(folder / "changed")]
   arrays = safetensors_files.open_files(folder / "safetensors")
