@@ -25,6 +25,7 @@ from switch_t5.data.vocabulary import Vocabulary, embedded_vocabulary_path
 from switch_t5.distill.soft_targets import CachedTeacher, LiveTeacher
 from switch_t5.distill.teacher_cache import CachedTeacherReader, TeacherCache
 from switch_t5.errors import DataError
+from switch_t5.interop import detect
 from switch_t5.interop.fingerprint import fingerprint
 from switch_t5.model.definition import ModelDefinition, define_model
 from switch_t5.sharding.mesh import MeshShape
@@ -189,8 +190,19 @@ class SavedTeaching:
     )
 
   def check(self, data: RunData, session: Session) -> None:
-    """See `Teaching`: the cache is of the rows that the run reads."""
+    """See `Teaching`: the cache is of the rows that the run reads, and of the teacher it names."""
     config = session.config
+    path = self._config.teacher_path
+    # It need not be there: the cache is instead of it.
+    if path is not None and Path(path).exists():
+      named = fingerprint(detect.detect(path)[1])
+      if named != self.fingerprint:
+        raise DataError(
+          "The teacher's cache is of another teacher.",
+          value=f"{self._cache.path}: {self.fingerprint[:12]}...; {path}: {named[:12]}...",
+          rule="TEACHER_PATH and TEACHER_CACHE are of one checkpoint, by its content",
+          remedy="TEACHER_PATH of the checkpoint that was asked, or None; or write another cache",
+        )
     self._cache.check(
       data.identity,
       self._config.temperature,

@@ -68,6 +68,7 @@ PREPARED = {
   "your-own-text.md": write_texts,
   "c4-and-mc4.md": prepare_c4,
   "fine-tune.md": write_superglue,
+  "distill.md": write_superglue,
 }
 
 

@@ -197,6 +197,9 @@ def test_another_teacher_does_not_go_on_with_it(folder, cache, tmp_path):
   given = flags(folder, "cache", teacher=tmp_path / "other")
   code, _, errors = runs.run_here("cache_teacher", *given)
   assert code == 3 and "teacher: " in errors
+  # Nor does a run take the one for the other's.
+  code, _, errors = runs.run_here("train", *given, "--gin.TRAIN_STEPS=2")
+  assert code == 3 and "of another teacher" in errors
   shutil.copytree(folder / "teacher", tmp_path / "copy")
   code, output, _ = runs.run_here(
     "cache_teacher", *flags(folder, "cache", teacher=tmp_path / "copy")
