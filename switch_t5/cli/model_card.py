@@ -20,8 +20,6 @@ from switch_t5.model.config import ModelConfig
 
 PAGE, DATA = "README.md", "model_card.json"
 _EVALUATED = "eval/"
-# What Markdown or HTML would take for its own.
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~<>&$:])")
 
 
 def card(source: StoredCheckpoint, model: ModelConfig, parameters: int) -> dict[str, Any]:
@@ -80,20 +78,25 @@ def _page(found: Mapping[str, Any]) -> str:
       lines += ["", f"## {name.capitalize()}", "", "| | |", "|---|---|"]
       for key, value in content.items():
         shown = value if isinstance(value, str) else json.dumps(value, default=str)
-        lines.append(f"| {_escaped(key)} | {_escaped(shown)} |")
+        lines.append(f"| {_as_code(key)} | {_as_code(shown)} |")
   if "devices" in found:
-    lines += ["", f"Trained on {_escaped(found['devices'])}."]
+    lines += ["", f"Trained on {_as_code(found['devices'])}."]
   if "settings" in found:
-    longest = max(map(len, re.findall("`+", found["settings"])), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = "`" * max(3, _longest_fence(found["settings"]) + 1)
     lines += ["", "## Settings", "", f"{fence}gin", found["settings"].rstrip("\n"), fence]
   return "\n".join([*lines, ""])
 
 
-def _escaped(text: str) -> str:
-  """Returns a text that shows as it is in a table's cell, on one line."""
-  plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
-  return _SPECIAL.sub(lambda match: f"&#{ord(match[1])};", plain)
+def _as_code(text: str) -> str:
+  """Returns a text as code on one line, in which Markdown and HTML mean nothing, fit for a table's cell."""
+  plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)).replace("|", r"\|")
+  fence = "`" * (_longest_fence(plain) + 1)
+  # A space at either end is not part of the code; without it backticks there would be of the fence.
+  return f"{fence} {plain} {fence}" if "`" in plain else f"`{plain}`" if plain.strip() else ""
+
+
+def _longest_fence(text: str) -> int:
+  return max(map(len, re.findall("`+", text)), default=0)
 
 
 def _start(model_dir: Path, step: int) -> dict[str, Any] | None:
