@@ -55,9 +55,11 @@ def open_source(path: str) -> StoredCheckpoint:
 
 def describe_model(config: ModelConfig) -> str:
   """Returns a line on the model."""
-  count = sum(math.prod(shape) for shape in expected_shapes(config).values())
-  experts = f"Switch, {config.num_experts} experts" if config.num_experts else "dense"
-  return f"Model: {experts}, {count:,} parameters"
+  return f"Model: {config.kind}, {_num_parameters(config):,} parameters"
+
+
+def _num_parameters(config: ModelConfig) -> int:
+  return sum(math.prod(shape) for shape in expected_shapes(config).values())
 
 
 def _import(command_line: CommandLine, source: StoredCheckpoint) -> None:
@@ -136,9 +138,8 @@ def _export(command_line: CommandLine, source: StoredCheckpoint) -> None:
   if kind == detect.HUGGING_FACE:
     model_file.check_plain_routing(source.path / CONFIG)
   tokenizer = source.tokenizer or model_file.vocabulary_of(source.path)
-  count = sum(math.prod(shape) for shape in expected_shapes(config).values())
   routed = model_file.model(source.path / CONFIG) or config  # arrays do not say how they are routed
-  texts = model_card.texts(model_card.card(source, routed, count), kind)
+  texts = model_card.texts(model_card.card(source, routed, _num_parameters(config)), kind)
   with _bar(convert.written_bytes(source, kind)) as bar:
     written = convert.export_checkpoint(
       source, kind, Path(str(command_line.to)), functools.partial(_advance, bar), tokenizer, texts

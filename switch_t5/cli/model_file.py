@@ -13,19 +13,13 @@ from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.data.vocabulary import embedded_vocabulary_path
 from switch_t5.errors import ConfigError
 from switch_t5.interop.huggingface import TOKENIZER
+from switch_t5.interop.model_shape import DENSE_SIZES
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_config import RouterConfig
 
 _SIZES = [
   "vocab_size",
-  "d_model",
-  "d_ff",
-  "d_kv",
-  "num_heads",
-  "num_encoder_layers",
-  "num_decoder_layers",
-  "mlp_activations",
-  "logits_via_embedding",
+  *DENSE_SIZES,
   "num_encoder_sparse_layers",
   "num_decoder_sparse_layers",
   "encoder_sparse_layout",

@@ -21,7 +21,7 @@ from switch_t5.cli.load import FoundModel, find, for_inference
 from switch_t5.cli.run_data import Reader, RunData
 from switch_t5.cli.session import Session
 from switch_t5.cli.train_config import Distillation
-from switch_t5.data.vocabulary import Vocabulary, embedded_vocabulary_path
+from switch_t5.data.vocabulary import embedded_vocabulary_path
 from switch_t5.distill.soft_targets import CachedTeacher, LiveTeacher
 from switch_t5.distill.teacher_cache import CachedTeacherReader, TeacherCache
 from switch_t5.errors import DataError
@@ -130,22 +130,17 @@ class Teacher:
     size = sum(
       math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves
     )
-    experts = f"Switch, {model.num_experts} experts" if model.num_experts else "dense"
     return (
-      f"Teacher: {experts}, {count:,} parameters, {model.activation_dtype}, {size / 1e6:,.1f} MB of "
+      f"Teacher: {model.kind}, {count:,} parameters, {model.activation_dtype}, {size / 1e6:,.1f} MB of "
       f"each device; {self.path} ({self._found.source.format})"
     )
 
   def check(self, data: RunData, session: Session) -> None:
-    """See `Teaching`."""
-    self.check_vocabulary(data.vocabulary)
-
-  def check_vocabulary(self, vocabulary: Vocabulary) -> None:
-    """Raises DataError if the teacher's ids are not those of the run's data."""
-    if self._found.vocabulary.fingerprint != vocabulary.fingerprint:
+    """See `Teaching`: its ids are those of the run's data."""
+    if self._found.vocabulary.fingerprint != data.vocabulary.fingerprint:
       raise DataError(
         "The teacher has another vocabulary than the student's data.",
-        value=f"{self._found.vocabulary.path}, not {vocabulary.path}",
+        value=f"{self._found.vocabulary.path}, not {data.vocabulary.path}",
         rule="probabilities of the same ids are compared; their tables may be padded differently",
         remedy="VOCABULARY_PATH of the teacher, or a teacher that was trained with this one",
       )

@@ -69,10 +69,9 @@ def describe(session: Session) -> str:
   sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(session.definition.shapes)]
   chosen = [n for n, yes in zip(sizes, jax.tree.leaves(session.trained), strict=True) if yes]
   frozen = "" if len(chosen) == len(sizes) else f", of which {sum(chosen):,} are trained"
-  experts = f"Switch, {model.num_experts} experts" if model.num_experts else "dense"
   mesh = ", ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items())
   return (
-    f"Model: {experts}, {sum(sizes):,} parameters{frozen}, {model.activation_dtype} activations\n"
+    f"Model: {model.kind}, {sum(sizes):,} parameters{frozen}, {model.activation_dtype} activations\n"
     f"Mesh: {mesh} on {jax.devices()[0].device_kind}; batch {config.dataset.batch_size} in "
     f"{config.num_microbatches} microbatch(es); MODEL_DIR {config.model_dir}"
     f"{''.join(map(functools.partial(short_of_places, model), model.sparse_stacks))}"

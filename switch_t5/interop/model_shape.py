@@ -18,6 +18,17 @@ from switch_t5.layers.relative_position import NUM_BUCKETS
 from switch_t5.model.config import SPARSE_LAYOUTS, ModelConfig, sparse_runs
 
 Shape = tuple[int, ...]
+# What a checkpoint's arrays say of a model beside its vocabulary and its experts, as ModelConfig names it.
+DENSE_SIZES = (
+  "d_model",
+  "d_ff",
+  "d_kv",
+  "num_heads",
+  "num_encoder_layers",
+  "num_decoder_layers",
+  "mlp_activations",
+  "logits_via_embedding",
+)
 _MAX_LAYERS = 1000
 _TABLE = "token_embedder/embedding"
 _BIAS = "encoder/relpos_bias/rel_embedding"

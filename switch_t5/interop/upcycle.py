@@ -18,24 +18,14 @@ import numpy as np
 from switch_t5.errors import CheckpointError, ConfigError
 from switch_t5.interop import names
 from switch_t5.interop.checkpoint import PARAMETERS, STEP, StoredArray, StoredCheckpoint
-from switch_t5.interop.model_shape import deduce_model, expected_shapes, sparse_layers
+from switch_t5.interop.model_shape import DENSE_SIZES, deduce_model, expected_shapes, sparse_layers
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_config import RouterConfig
 
 TOLERANCE = 5e-4  # the greatest of 256 scores is 2.8 standard deviations above their mean
 _LOGIT = 1e-4  # standard deviation of a router's logits, for an input of mean square 1
 _FLOAT = np.dtype(np.float32)
-_SAME = (
-  "d_model",
-  "d_ff",
-  "d_kv",
-  "num_heads",
-  "num_encoder_layers",
-  "num_decoder_layers",
-  "mlp_activations",
-  "logits_via_embedding",
-  "padded_vocab_size",
-)
+_SAME = (*DENSE_SIZES, "padded_vocab_size")
 
 
 def upcycle(dense: StoredCheckpoint, target: ModelConfig) -> StoredCheckpoint:

@@ -205,6 +205,11 @@ class ModelConfig:
         )
 
   @property
+  def kind(self) -> str:
+    """What it is in two words, for the user."""
+    return f"Switch, {self.num_experts} experts" if self.num_experts else "dense"
+
+  @property
   def sparse_stacks(self) -> list[str]:
     """The stacks that have sparse layers."""
     return [s for s in ("encoder", "decoder") if getattr(self, f"num_{s}_sparse_layers")]
