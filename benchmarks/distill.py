@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -23,30 +24,26 @@ from switch_t5.distill.soft_targets import CachedTeacher, LiveTeacher, teacher_l
 from switch_t5.losses.soft_cross_entropy import top_k_probabilities
 from switch_t5.model.definition import ModelDefinition, define_model
 from switch_t5.training.init import init_state
-from switch_t5.training.objective import CrossEntropyObjective, SoftTargets
 from switch_t5.training.state import abstract_params, shardings
-from switch_t5.training.train_step import build_train_step
 from switch_t5.types import DeviceBatch, PyTree
 
 FRACTION, TEMPERATURE = 0.25, 1.0
 
 
-def step_of(
-  session: Session, soft_targets: SoftTargets | None, batch: DeviceBatch, frozen: PyTree
-) -> Callable[[], object]:
-  """Returns a program that trains one step, from where the last one left off."""
+def step_of(session: Session, batch: DeviceBatch, **teacher: Any) -> Callable[[], object]:
+  """Returns a program that trains one step, from where the last one left off.
+
+  Args:
+    session: of the student.
+    batch: with what a teacher's cache says, if there is one.
+    **teacher: as `Session.lower_train_step` takes it.
+  """
   state = init_state(session.definition, session.optimizer, session.abstract, seed=0)
-  objective = CrossEntropyObjective(
-    session.config.loss, session.model.train_capacity_factor, soft_targets
-  )
-  step = build_train_step(
-    session.definition, session.optimizer, objective, session.abstract, num_microbatches=1, seed=0
-  )
-  compiled = step.lower(state, batch, frozen).compile()
+  compiled = session.lower_train_step(state, **teacher).compile()
 
   def run() -> object:
     nonlocal state
-    state, metrics = compiled(state, batch, frozen)
+    state, metrics = compiled(state, batch, session.seed, teacher.get("frozen"))
     return metrics
 
   return run
@@ -78,9 +75,9 @@ def measure(rounds: int, top_k: int) -> dict[str, float]:
     cached = CachedTeacher(FRACTION, TEMPERATURE, num_ids)
     seconds = interleaved(
       {
-        "plain": step_of(student, None, batch, None),
-        "live": step_of(student, live, batch, params),
-        "cached": step_of(student, cached, batch | said, None),
+        "plain": step_of(student, batch),
+        "live": step_of(student, batch, soft_targets=live, frozen=params),
+        "cached": step_of(student, batch | said, soft_targets=cached, teacher_k=top_k),
         "teacher": lambda: forward(params),
       },
       rounds,

@@ -49,8 +49,6 @@ from switch_t5.optim.adafactor import adafactor
 from switch_t5.optim.adamw import adamw
 from switch_t5.optim.schedules import learning_rate_schedule
 from switch_t5.training.init import init_state
-from switch_t5.training.objective import CrossEntropyObjective
-from switch_t5.training.train_step import build_train_step
 
 HUGGING_FACE = "hugging face"
 MODELS = (
@@ -120,25 +118,13 @@ def our_step(name: str, batch_size: int, dropout_rate: float) -> Callable[[], ob
   )
   session = open_session(config)
   batch = session.place(full_rows(batch_size))
-  objective = CrossEntropyObjective(config.loss, session.model.train_capacity_factor)
   with jax.set_mesh(session.mesh):
     state = init_state(session.definition, session.optimizer, session.abstract, seed=0)
-    compiled = (
-      build_train_step(
-        session.definition,
-        session.optimizer,
-        objective,
-        session.abstract,
-        num_microbatches=1,
-        seed=0,
-      )
-      .lower(state, session.abstract_batch())
-      .compile()
-    )
+    compiled = session.lower_train_step(state).compile()
 
   def step() -> None:
     nonlocal state
-    state, metrics = compiled(state, batch)
+    state, metrics = compiled(state, batch, session.seed)
     jax.block_until_ready(metrics)
 
   return step

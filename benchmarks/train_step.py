@@ -32,8 +32,6 @@ from switch_t5.training.hooks import LogHook
 from switch_t5.training.init import init_state
 from switch_t5.training.interruption import Interruption
 from switch_t5.training.loop import train_loop
-from switch_t5.training.objective import CrossEntropyObjective
-from switch_t5.training.train_step import build_train_step
 
 STEPS = 20  # of a run: one log window
 
@@ -53,16 +51,8 @@ class Steps:
   def __init__(self, session: Session, batches: Iterator, writer: MetricsWriter):
     self.session, self.batches, self.writer = session, batches, writer
     self.state = init_state(session.definition, session.optimizer, session.abstract, seed=0)
-    objective = CrossEntropyObjective(session.config.loss, session.model.train_capacity_factor)
-    step = build_train_step(
-      session.definition,
-      session.optimizer,
-      objective,
-      session.abstract,
-      num_microbatches=session.config.num_microbatches,
-      seed=0,
-    )
-    self.step = step.lower(self.state, session.abstract_batch()).compile()
+    compiled = session.lower_train_step(self.state).compile()
+    self.step = lambda state, batch: compiled(state, batch, session.seed)
     self.batch = next(batches)
 
   def bare(self) -> float:

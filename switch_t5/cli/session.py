@@ -27,8 +27,9 @@ from switch_t5.sharding.mesh import MeshShape, make_mesh
 from switch_t5.sharding.placement import batch_sharding, local_rows, place_batch
 from switch_t5.sharding.rules import PARAMETER_RULES
 from switch_t5.training.eval_step import EvalStep, build_eval_step
-from switch_t5.training.objective import CrossEntropyObjective
+from switch_t5.training.objective import CrossEntropyObjective, SoftTargets
 from switch_t5.training.state import TrainState, abstract_state
+from switch_t5.training.train_step import build_train_step
 from switch_t5.training.trained import trained_parameters
 from switch_t5.types import DeviceBatch, HostBatch, PyTree
 
@@ -87,6 +88,38 @@ class Session:
       name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
       for name, spec in specs.items()
     }
+
+  def lower_train_step(
+    self,
+    state: TrainState,
+    *,
+    soft_targets: SoftTargets | None = None,
+    teacher_k: int = 0,
+    frozen: PyTree = None,
+  ) -> jax.stages.Lowered:
+    """Returns the step that `train` runs, (state, batch, seed, frozen), ready to be compiled.
+
+    Args:
+      state: of arrays, or `abstract`.
+      soft_targets: of a teacher, for distillation.
+      teacher_k: how many of its probabilities a batch holds, if any.
+      frozen: its parameters, where it is in memory; arrays, or their shapes and shardings.
+    """
+    factor = self.model.train_capacity_factor
+    train_step = build_train_step(
+      self.definition,
+      self.optimizer,
+      CrossEntropyObjective(self.config.loss, factor, soft_targets),
+      self.abstract,
+      num_microbatches=self.config.num_microbatches,
+      trained=self.trained,
+    )
+    return train_step.lower(state, self.abstract_batch(teacher_k), self.seed, frozen)
+
+  @property
+  def seed(self) -> np.uint32:
+    """Of all that is drawn, as the train step takes it."""
+    return np.uint32(self.config.seed)
 
   def build_eval_step(self) -> EvalStep:
     """Returns the evaluation step: evaluation's capacity factor, no noise."""

@@ -37,10 +37,9 @@ from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
 from switch_t5.training.init import init_state
 from switch_t5.training.interruption import Interruption
 from switch_t5.training.loop import Hook, LoopState, train_loop
-from switch_t5.training.objective import CrossEntropyObjective
 from switch_t5.training.state import TrainState
 from switch_t5.training.trace import StepTrace
-from switch_t5.training.train_step import TrainStep, build_train_step
+from switch_t5.training.train_step import TrainStep
 from switch_t5.types import DeviceBatch
 
 
@@ -264,25 +263,14 @@ class Run:
     """Compiles the train step ahead of the loop, so that its time is not taken for training's."""
     session, started = self.session, time.perf_counter()
     self.say("Compiling the train step ...")
-    soft_targets = None
+    soft_targets, k, frozen = None, 0, None
     if self.teacher is not None:
       soft_targets = self.teacher.soft_targets(session.model.vocab_size)
-    objective = CrossEntropyObjective(
-      self.config.loss, session.model.train_capacity_factor, soft_targets
-    )
-    train_step = build_train_step(
-      session.definition,
-      session.optimizer,
-      objective,
-      session.abstract,
-      num_microbatches=self.config.num_microbatches,
-      seed=self.config.seed,
-      trained=session.trained,
-    )
-    frozen, k = (self.teacher.params, self.teacher.k) if self.teacher else (None, 0)
-    compiled = train_step.lower(state, session.abstract_batch(k), frozen).compile()
+      k, frozen = self.teacher.k, self.teacher.params
+    lowered = session.lower_train_step(state, soft_targets=soft_targets, teacher_k=k, frozen=frozen)
+    compiled = lowered.compile()
     self.say(f"Compiled in {time.perf_counter() - started:.1f} s.")
-    return lambda state, batch: compiled(state, batch, frozen)
+    return lambda state, batch: compiled(state, batch, session.seed, frozen)
 
   def batches(self) -> Iterator[DeviceBatch]:
     """Yields global batches; the reader's position is that of the batch last yielded."""

@@ -57,18 +57,19 @@ def build_train_step(
   abstract: TrainState,
   *,
   num_microbatches: int,
-  seed: int,
   trained: PyTree | None = None,
 ) -> jax.stages.Wrapped:
-  """Compiles lazily: (state, batch [num_microbatches, rows, length], frozen) -> (next state, metrics).
+  """Compiles lazily: (state, batch [num_microbatches, rows, length], seed, frozen) -> (next state, metrics).
 
-  `frozen` are arrays that the objective reads beside them, e.g. a teacher's parameters. The state's buffers are donated. All randomness is folded from (seed, step), so a resumed run
-  draws what an undisturbed one would have. Frozen parameters, those that `trained` (of
-  `trained_parameters`) says False of, stay as they are to the bit; None: all are trained.
+  `frozen` are arrays that the objective reads beside them, e.g. a teacher's parameters. The state's
+  buffers are donated. All randomness is folded from (seed, step), so a resumed run draws what an
+  undisturbed one would have; the seed, uint32 [], is no constant of the program, which runs of other
+  seeds share. Frozen parameters, those that `trained` (of `trained_parameters`) says False of, stay
+  as they are to the bit; None: all are trained.
   """
 
   def train_step(
-    state: TrainState, batch: DeviceBatch, frozen: PyTree = None
+    state: TrainState, batch: DeviceBatch, seed: Array, frozen: PyTree = None
   ) -> tuple[TrainState, StepMetrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     grads, sums = accumulate_gradients(

@@ -143,13 +143,15 @@ def train() -> Callable[..., Run]:
         )
       objective = CrossEntropyObjective(LOSS, config.train_capacity_factor, soft_targets)
       step = build_train_step(
-        definition, optimizer, objective, abstract, num_microbatches=num_microbatches, seed=0
+        definition, optimizer, objective, abstract, num_microbatches=num_microbatches
       )
-      compiled = step.lower(state, batch, frozen).compile({"xla_backend_optimization_level": 0})
+      compiled = step.lower(state, batch, np.uint32(0), frozen).compile(
+        {"xla_backend_optimization_level": 0}
+      )
       state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
       sums, gradients = [], None
       for _ in range(NUM_STEPS):
-        state, metrics = compiled(state, batch, frozen)
+        state, metrics = compiled(state, batch, np.uint32(0), frozen)
         sums.append(jax.device_get(metrics).sums)
         gradients = jax.device_get(state.opt_state[0].trace) if gradients is None else gradients
     leaves = jax.tree_util.tree_leaves_with_path(gradients)

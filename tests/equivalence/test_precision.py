@@ -12,6 +12,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from collectives import Collective, collectives
@@ -89,9 +90,9 @@ def partitioned(config, parameter_sharding, folder) -> list[Collective]:
   with jax.set_mesh(mesh):
     state = abstract_state(definition, optimizer, mesh, PARAMETER_RULES[parameter_sharding])
     objective = CrossEntropyObjective(LossConfig(), config.train_capacity_factor)
-    step = build_train_step(
-      definition, optimizer, objective, state, num_microbatches=1, seed=0
-    ).lower(state, batch)
+    step = build_train_step(definition, optimizer, objective, state, num_microbatches=1).lower(
+      state, batch, np.uint32(0)
+    )
     step.compile(
       {
         "xla_dump_to": str(folder),

@@ -144,15 +144,17 @@ def trainer():
   with jax.set_mesh(mesh):
     abstract = abstract_state(DEFINITION, optimizer, mesh)
     objective = CrossEntropyObjective(LossConfig(), CONFIG.train_capacity_factor)
-    step = build_train_step(DEFINITION, optimizer, objective, abstract, num_microbatches=1, seed=7)
-    compiled = step.lower(abstract, batch).compile({"xla_backend_optimization_level": 0})
+    step = build_train_step(DEFINITION, optimizer, objective, abstract, num_microbatches=1)
+    compiled = step.lower(abstract, batch, np.uint32(7)).compile(
+      {"xla_backend_optimization_level": 0}
+    )
     place = lambda state: jax.device_put(state, shardings(abstract))  # noqa: E731
     yield Trainer(compiled, batch, place)
 
 
 def test_a_step_takes_the_old_states_buffers(trainer, born):
   state = trainer.place(born)
-  after, metrics = trainer.step(state, trainer.batch)
+  after, metrics = trainer.step(state, trainer.batch, np.uint32(7))
   # All but the placeholders of moments that a leaf does not use: these are no input of the program.
   kept = [leaf.shape for leaf in jax.tree.leaves(state) if not leaf.is_deleted()]
   assert all(shape[-1:] == (1,) for shape in kept)
@@ -166,7 +168,7 @@ def test_the_same_seed_is_the_same_run_and_a_resumed_one_draws_what_it_would_hav
   def go(state, steps):
     state, history = trainer.place(state), []
     for _ in range(steps):
-      state, metrics = trainer.step(state, trainer.batch)
+      state, metrics = trainer.step(state, trainer.batch, np.uint32(7))
       history.append(jax.device_get((state, metrics)))
     return history
 
@@ -177,8 +179,10 @@ def test_the_same_seed_is_the_same_run_and_a_resumed_one_draws_what_it_would_hav
 
 
 def test_each_step_has_its_own_noise(trainer, born):
-  _, first = trainer.step(trainer.place(born), trainer.batch)
-  _, later = trainer.step(trainer.place(born._replace(step=np.int32(5))), trainer.batch)
+  _, first = trainer.step(trainer.place(born), trainer.batch, np.uint32(7))
+  _, later = trainer.step(
+    trainer.place(born._replace(step=np.int32(5))), trainer.batch, np.uint32(7)
+  )
   assert first.sums.cross_entropy != later.sums.cross_entropy
 
 

@@ -65,13 +65,12 @@ def train(trained: str, mesh_shape: tuple[int, int, int], microbatches: int):
       CrossEntropyObjective(LossConfig(), CONFIG.train_capacity_factor),
       abstract,
       num_microbatches=microbatches,
-      seed=0,
       trained=trained_parameters(DEFINITION, trained),
     )
     state = init_state(DEFINITION, optimizer, abstract, 0)
     before = by_path(jax.device_get(state.params))
     for _ in range(STEPS):
-      state, metrics = step(state, batch)
+      state, metrics = step(state, batch, np.uint32(0))
     return before, by_path(jax.device_get(state.params)), jax.device_get(metrics.gradient_norms)
 
 
