@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-from jax.experimental.mesh_utils import create_hybrid_device_mesh
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh
 
 from switch_t5.errors import MeshError
@@ -80,15 +80,17 @@ def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> 
     )
   devices = devices[: shape.num_devices]
   slices = Counter(getattr(device, "slice_index", 0) for device in devices)  # CPU has none
+  # An axis of the mesh may be part of an axis of a TPU's torus: 32 of experts on 4x4x4.
   if len(slices) == 1:
-    return jax.make_mesh(tuple(shape), AXES, axis_types=_AXIS_TYPES, devices=devices)
-  _check_slices(shape, slices)
-  arranged = create_hybrid_device_mesh(
-    shape._replace(data=shape.data // len(slices)),
-    (len(slices), 1, 1),
-    devices,
-    allow_split_physical_axes=True,
-  )
+    arranged = create_device_mesh(tuple(shape), devices, allow_split_physical_axes=True)
+  else:
+    _check_slices(shape, slices)
+    arranged = create_hybrid_device_mesh(
+      shape._replace(data=shape.data // len(slices)),
+      (len(slices), 1, 1),
+      devices,
+      allow_split_physical_axes=True,
+    )
   return Mesh(arranged, AXES, axis_types=_AXIS_TYPES)
 
 
