@@ -36,10 +36,10 @@ def step_of(session: Session, batch: DeviceBatch, **teacher: Any) -> Callable[[]
   Args:
     session: of the student.
     batch: with what a teacher's cache says, if there is one.
-    **teacher: as `Session.lower_train_step` takes it.
+    **teacher: as `Session.trace_train_step` takes it.
   """
   state = init_state(session.definition, session.optimizer, session.abstract, seed=0)
-  compiled = session.lower_train_step(state, **teacher).compile()
+  compiled = session.trace_train_step(state, **teacher).lower().compile()
 
   def run() -> object:
     nonlocal state

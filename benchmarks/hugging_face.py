@@ -120,7 +120,7 @@ def our_step(name: str, batch_size: int, dropout_rate: float) -> Callable[[], ob
   batch = session.place(full_rows(batch_size))
   with jax.set_mesh(session.mesh):
     state = init_state(session.definition, session.optimizer, session.abstract, seed=0)
-    compiled = session.lower_train_step(state).compile()
+    compiled = session.trace_train_step(state).lower().compile()
 
   def step() -> None:
     nonlocal state

@@ -51,7 +51,7 @@ class Steps:
   def __init__(self, session: Session, batches: Iterator, writer: MetricsWriter):
     self.session, self.batches, self.writer = session, batches, writer
     self.state = init_state(session.definition, session.optimizer, session.abstract, seed=0)
-    compiled = session.lower_train_step(self.state).compile()
+    compiled = session.trace_train_step(self.state).lower().compile()
     self.step = lambda state, batch: compiled(state, batch, session.seed)
     self.batch = next(batches)
 

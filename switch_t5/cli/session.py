@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -36,7 +37,7 @@ from switch_t5.types import DeviceBatch, HostBatch, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-  """A run's fixed parts, on the devices of this process.
+  """A run's fixed parts, on its devices.
 
   Attributes:
     config: what it was made from.
@@ -46,7 +47,6 @@ class Session:
     optimizer: of its parameters.
     abstract: shapes and shardings of the state.
     trained: the parameters' tree, True for those that are trained.
-    rows: which rows of a global batch this process supplies.
   """
 
   config: TrainConfig
@@ -56,7 +56,11 @@ class Session:
   optimizer: optax.GradientTransformation
   abstract: TrainState
   trained: PyTree
-  rows: np.ndarray
+
+  @functools.cached_property
+  def rows(self) -> np.ndarray:
+    """Which rows of a global batch this process supplies."""
+    return local_rows(self.mesh, self.config.dataset.batch_size, self.config.num_microbatches)
 
   @contextlib.contextmanager
   def on_mesh(self) -> Iterator[None]:
@@ -89,15 +93,15 @@ class Session:
       for name, spec in specs.items()
     }
 
-  def lower_train_step(
+  def trace_train_step(
     self,
     state: TrainState,
     *,
     soft_targets: SoftTargets | None = None,
     teacher_k: int = 0,
     frozen: PyTree = None,
-  ) -> jax.stages.Lowered:
-    """Returns the step that `train` runs, (state, batch, seed, frozen), ready to be compiled.
+  ) -> jax.stages.Traced:
+    """Returns the step that `train` runs, (state, batch, seed, frozen), to be lowered and compiled.
 
     Args:
       state: of arrays, or `abstract`.
@@ -114,7 +118,7 @@ class Session:
       num_microbatches=self.config.num_microbatches,
       trained=self.trained,
     )
-    return train_step.lower(state, self.abstract_batch(teacher_k), self.seed, frozen)
+    return train_step.trace(state, self.abstract_batch(teacher_k), self.seed, frozen)
 
   @property
   def seed(self) -> np.uint32:
@@ -176,15 +180,19 @@ class Session:
     ]
 
 
-def open_session(config: TrainConfig) -> Session:
+def open_session(config: TrainConfig, devices: Sequence[jax.Device] | None = None) -> Session:
   """Checks everything that can be checked before data and compilation, and lays out the state.
+
+  Args:
+    config: of the run.
+    devices: to lay it out on, also ones that are only planned; None: those of this run.
 
   Raises:
     MeshError: if model, batch or groups do not divide over the mesh, or devices are missing.
     ConfigError: if no parameter would be trained.
   """
   mesh_shape = MeshShape.parse(config.mesh_shape)
-  mesh = make_mesh(mesh_shape)
+  mesh = make_mesh(mesh_shape, devices)
   model = config.checked_model(mesh_shape)
   definition = define_model(model)
   optimizer = config.make_optimizer(definition)
@@ -198,5 +206,4 @@ def open_session(config: TrainConfig) -> Session:
       definition, optimizer, mesh, PARAMETER_RULES[config.parameter_sharding]
     ),
     trained=trained_parameters(definition, config.trained),
-    rows=local_rows(mesh, config.dataset.batch_size, config.num_microbatches),
   )

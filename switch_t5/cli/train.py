@@ -267,8 +267,8 @@ class Run:
     if self.teacher is not None:
       soft_targets = self.teacher.soft_targets(session.model.vocab_size)
       k, frozen = self.teacher.k, self.teacher.params
-    lowered = session.lower_train_step(state, soft_targets=soft_targets, teacher_k=k, frozen=frozen)
-    compiled = lowered.compile()
+    traced = session.trace_train_step(state, soft_targets=soft_targets, teacher_k=k, frozen=frozen)
+    compiled = traced.lower().compile()
     self.say(f"Compiled in {time.perf_counter() - started:.1f} s.")
     return lambda state, batch: compiled(state, batch, session.seed, frozen)
 
