@@ -70,7 +70,7 @@ class Session:
       "The model with a batch",
       value=f"BATCH_SIZE = {self.config.dataset.batch_size} in {self.config.num_microbatches} "
       f"microbatch(es) on {mesh}",
-      remedy="a larger NUM_MICROBATCHES, ModelConfig.remat = 'full', more devices along expert or "
+      remedy="a larger NUM_MICROBATCHES, ModelConfig.remat = 'attention' or 'full', more devices along expert or "
       "model, or train.parameter_sharding = 'fsdp'",
     )
     with memory, jax.set_mesh(self.mesh):

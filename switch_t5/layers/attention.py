@@ -25,6 +25,7 @@ class Attention(nnx.Module):
     dropout_rate: of the attention probabilities; one mask for all queries, as T5X draws it.
     scale: of the initialisers. The query's is divided by k, in place of scaling the logits.
     dtype: of the activations; the softmax is float32.
+    recompute: whether the backward pass computes the probabilities again in place of keeping them.
     rngs: stream `params`.
   """
 
@@ -37,6 +38,7 @@ class Attention(nnx.Module):
     dropout_rate: float,
     scale: float,
     dtype: DType,
+    recompute: bool = False,
     rngs: nnx.Rngs,
   ):
     def project(scale: float) -> Dense:
@@ -47,7 +49,7 @@ class Attention(nnx.Module):
     self.out = Dense(
       num_heads * d_kv, d_model, axes=("joined_kv", "embed"), scale=scale, dtype=dtype, rngs=rngs
     )
-    self.num_heads, self.dropout_rate = num_heads, dropout_rate
+    self.num_heads, self.dropout_rate, self.recompute = num_heads, dropout_rate, recompute
 
   def __call__(
     self,
@@ -78,6 +80,7 @@ class Attention(nnx.Module):
       num_heads=self.num_heads,
       dropout_rate=self.dropout_rate,
       dropout_key=key,
+      recompute=self.recompute,
     )
     return self.out(attended)
 
@@ -92,6 +95,7 @@ def attend(
   num_heads: int,
   dropout_rate: float,
   dropout_key: PRNGKey | None,
+  recompute: bool = False,
 ) -> Array:
   """Returns each query's mean of the values, [B * Q, H * k]; the softmax is float32.
 
@@ -102,6 +106,7 @@ def attend(
     num_heads: H.
     dropout_rate: of the attention probabilities.
     dropout_key: for dropout.
+    recompute: as of `Attention`.
   """
   q, k, v = (
     constrain(
@@ -113,11 +118,16 @@ def attend(
     )
     for projected in (query, key, value)
   )
-  logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
-  if bias is not None:
-    logits = logits + bias
-  probs = jax.nn.softmax(jnp.where(mask, logits, MASKED_LOGIT), axis=-1).astype(v.dtype)
-  batch, heads, _, keys = probs.shape
-  probs = dropout(probs, dropout_rate, dropout_key, (batch, heads, 1, keys))
-  attended = jnp.einsum("bhqk,bkhd->bqhd", probs, v)
-  return attended.reshape(query.shape)
+
+  def mean_of_values(q, k, v, mask, bias, dropout_key):
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+      logits = logits + bias
+    probs = jax.nn.softmax(jnp.where(mask, logits, MASKED_LOGIT), axis=-1).astype(v.dtype)
+    batch, heads, _, keys = probs.shape
+    probs = dropout(probs, dropout_rate, dropout_key, (batch, heads, 1, keys))
+    return jnp.einsum("bhqk,bkhd->bqhd", probs, v)
+
+  if recompute:
+    mean_of_values = jax.checkpoint(mean_of_values, prevent_cse=False)  # it runs inside a scan
+  return mean_of_values(q, k, v, mask, bias, dropout_key).reshape(query.shape)

@@ -101,6 +101,7 @@ def make_attention(config: ModelConfig, rngs: nnx.Rngs) -> Attention:
     dropout_rate=config.dropout_rate,
     scale=config.init_scale,
     dtype=config.dtype,
+    recompute=config.remat == "attention",
     rngs=rngs,
   )
 
@@ -164,6 +165,7 @@ def make_switch_attention(config: ModelConfig, stack: str, rngs: nnx.Rngs) -> Sw
     dropout_rate=config.dropout_rate,
     scale=config.init_scale,
     dtype=config.dtype,
+    recompute=config.remat == "attention",
     rngs=rngs,
   )
 

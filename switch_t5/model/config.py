@@ -16,7 +16,7 @@ from switch_t5.sharding.mesh import MeshShape
 
 VOCAB_MULTIPLE = 128  # the table is padded to it, so that it divides over the model axis
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-REMAT = ("none", "full")
+REMAT = ("none", "attention", "full")
 SPARSE_LAYOUTS = ("mixed", "all", "bottom", "top", "middle")
 MLP_ACTIVATIONS = (("relu",), ("gelu", "linear"))
 DEFAULT_ROUTER = RouterConfig()
@@ -63,8 +63,9 @@ class ModelConfig:
     activation_dtype: "float32" or "bfloat16"; parameters, router, norms, softmax and logits are
       float32 always.
     scan_unroll: blocks of a stack compiled side by side; the parameters are the same for any value.
-    remat: "none", or "full": recompute the activations of a block in the backward pass, except what
-      went through the all-to-alls.
+    remat: what the backward pass computes again: "none"; "attention": its probabilities, which take
+      most of the memory and a few FLOPs; "full": all activations of a block, except what went through
+      the all-to-alls.
   """
 
   vocab_size: int

@@ -28,7 +28,7 @@ class Work:
     microbatches: parts of it.
     encoder_length, decoder_length: tokens of a row.
     parameter_sharding: "replicated" or "fsdp".
-    remat: "none" or "full".
+    remat: "none", "attention" or "full".
   """
 
   step: str
@@ -170,7 +170,7 @@ class Candidate:
     mesh: (data, expert, model).
     parameter_sharding: "replicated" or "fsdp".
     microbatches: parts of the batch.
-    remat: "none" or "full".
+    remat: "none", "attention" or "full".
     memory: bytes of one device.
     step: seconds, estimated.
     fits: whether the memory is there.

@@ -19,9 +19,12 @@ def test_unrolled_blocks_are_the_rolled_scan(train, assert_same_step):
   assert_same_step(train(scan_unroll=2), train())
 
 
-def test_rematerialisation_changes_no_gradient_and_repeats_no_all_to_all(train, assert_same_step):
+@pytest.mark.parametrize("remat", ["attention", "full"])
+def test_rematerialisation_changes_no_gradient_and_repeats_no_all_to_all(
+  train, assert_same_step, remat
+):
   """On (1, 4, 2): the dispatched and the returned buffers are kept, not sent a third time."""
-  kept, recomputed = train((1, 4, 2)), train((1, 4, 2), remat="full")
+  kept, recomputed = train((1, 4, 2)), train((1, 4, 2), remat=remat)
   assert_same_step(recomputed, kept)
   count = [run.program.count(" all-to-all(") for run in (kept, recomputed)]
   # Two compiled Switch layers (the encoder's blocks are one loop): two forward and two backward each.

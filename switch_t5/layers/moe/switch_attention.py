@@ -25,6 +25,7 @@ class SwitchAttention(nnx.Module):
     dropout_rate: of the attention probabilities.
     scale: of the output's initialiser.
     dtype: of the activations; the paper's runs were stable in float32 only.
+    recompute: as of `Attention`.
     rngs: stream `params`.
   """
 
@@ -38,13 +39,14 @@ class SwitchAttention(nnx.Module):
     dropout_rate: float,
     scale: float,
     dtype: DType,
+    recompute: bool = False,
     rngs: nnx.Rngs,
   ):
     self.projections = projections
     self.out = Dense(
       num_heads * d_kv, d_model, axes=("joined_kv", "embed"), scale=scale, dtype=dtype, rngs=rngs
     )
-    self.num_heads, self.dropout_rate = num_heads, dropout_rate
+    self.num_heads, self.dropout_rate, self.recompute = num_heads, dropout_rate, recompute
 
   def __call__(
     self,
@@ -81,6 +83,7 @@ class SwitchAttention(nnx.Module):
       num_heads=self.num_heads,
       dropout_rate=self.dropout_rate,
       dropout_key=dropout_key,
+      recompute=self.recompute,
     )
     return self.out(attended), report
 
