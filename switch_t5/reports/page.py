@@ -32,7 +32,7 @@ table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabu
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; white-space: normal; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; white-space: nowrap; }
-th[scope=row] { white-space: normal; min-width: 6rem; }
+th[scope=row] { white-space: normal; min-width: 10rem; }
 td.number, th.number { text-align: right; }
 tr.marked td, tr.marked th { background: var(--marked); print-color-adjust: exact; }
 code { font-size: .95em; }

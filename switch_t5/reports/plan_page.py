@@ -9,7 +9,7 @@ from switch_t5.reports import page, plan_content, svg
 from switch_t5.reports.markup import Markup, element, joined
 from switch_t5.reports.page import Column
 from switch_t5.reports.plan_content import Content
-from switch_t5.reports.quantities import gigabytes, percent, seconds, size
+from switch_t5.reports.quantities import count, gigabytes, percent, seconds, size
 
 _TRAFFIC = (
   *(Column("collective"), Column("over"), Column("phase"), Column("stack")),
@@ -158,7 +158,8 @@ def _comparison(plans: Sequence[Content]) -> Markup:
     )
     share = memory["total"] / memory["limit"]
     segment = svg.Segment(0, share, 0 if memory["fits"] else 5)
-    bars.append(svg.Row(name, percent(share), [segment]))
+    label = f"{count(plan['work']['parameters'])}, {plan['place']['topology']}"  # for a telephone
+    bars.append(svg.Row(label, percent(share), [segment]))
   picture = svg.bars(
     "Memory of a device, as part of what its chip has",
     "; ".join(f"{bar.label} {bar.value}" for bar in bars),
