@@ -15,6 +15,7 @@ Content = Mapping[str, Any]
 KINDS = {
   "parameters": "parameters",
   "optimizer": "optimizer's state",
+  "teacher": "teacher's parameters",
   "batch": "batch",
   "gradients": "gradients",
   "activations": "activations kept",

@@ -44,7 +44,7 @@ def _bars(heading: str, values: Mapping[str, float], write: Callable[[float], st
   """Returns a line for each value, the largest over the whole width."""
   largest = max(values.values(), default=0) or 1
   return [heading] + [
-    f"  {name:<18}{write(value):>10}  {'#' * round(_BAR * value / largest)}"
+    f"  {name:<20}{write(value):>10}  {'#' * round(_BAR * value / largest)}"
     for name, value in values.items()
   ]
 
