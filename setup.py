@@ -42,6 +42,8 @@ REQUIREMENTS = [
 INTEROP = ["torch==2.13.0", "transformers>=5.20,<6"]
 # Metrics of GLUE, summaries and translations.
 SCORES = ["rouge-score>=0.1.2,<0.2", "sacrebleu>=2.6,<3", "scikit-learn>=1.9,<2"]
+# The compiler for TPUs, which runs on any machine; the one of this JAX.
+PLAN = ["jax[tpu]>=0.10.2,<0.13"]
 # Pictures of studies.
 STUDY = ["matplotlib>=3.10,<4"]
 DEVELOPMENT = [
@@ -67,6 +69,7 @@ setup(
   extras_require={
     "dev": DEVELOPMENT,
     "interop": INTEROP,
+    "plan": PLAN,
     "scores": SCORES,
     "study": STUDY,
     "wandb": ["wandb>=0.31,<1"],

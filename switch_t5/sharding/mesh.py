@@ -79,7 +79,7 @@ def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> 
       remedy=f"e.g. {_fitting(shape, len(devices))}",
     )
   devices = devices[: shape.num_devices]
-  slices = Counter(getattr(device, "slice_index", 0) for device in devices)  # CPU has none
+  slices = Counter(map(slice_of, devices))
   # An axis of the mesh may be part of an axis of a TPU's torus: 32 of experts on 4x4x4.
   if len(slices) == 1:
     arranged = create_device_mesh(tuple(shape), devices, allow_split_physical_axes=True)
@@ -90,8 +90,21 @@ def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> 
       (len(slices), 1, 1),
       devices,
       allow_split_physical_axes=True,
+      process_is_granule=_is_planned_gpu(devices[0]),
     )
   return Mesh(arranged, AXES, axis_types=_AXIS_TYPES)
+
+
+def slice_of(device: jax.Device) -> int:
+  """Returns the number of the slice, or of the node of GPUs, that a device lies in; 0 on CPU."""
+  if _is_planned_gpu(device):
+    return device.process_index
+  return getattr(device, "slice_index", 0)
+
+
+def _is_planned_gpu(device: jax.Device) -> bool:
+  """Whether it is there only to be compiled for: XLA then puts all nodes in one slice."""
+  return device.platform == "gpu" and device.client.runtime_type == "compile_only_runtime"
 
 
 def _check_slices(shape: MeshShape, devices_of_slice: Counter[int]) -> None:
