@@ -60,7 +60,7 @@ def _of_equation(equation: Any, live: list[bool], part: float, trips: int) -> Co
   for program in _programs(params):
     wanted = [True] * len(program.outvars)
     if name != "while" and len(wanted) == len(live):
-      pairs = zip(program.outvars, equation.outvars, live, strict=True)
+      pairs: Any = zip(program.outvars, equation.outvars, live, strict=True)
       # What a scan carries, and does not stack, may be needed by the next round.
       wanted = [
         is_live or (name == "scan" and inner.aval.ndim == outer.aval.ndim)
