@@ -60,7 +60,7 @@ def sample(**changes: Any) -> dict[str, Any]:
       Collective("all-to-all", ("expert",), "forward", "encoder", 12, 63 * MB, what="tokens"),
       Collective("all-to-all", ("expert",), "backward", "encoder", 12, 31 * MB, what="tokens"),
       Collective("all-reduce", ("data", "expert"), "backward", "", 1, 892 * MB, what="gradients"),
-      Collective("all-to-all", ("expert",), "forward", "decoder", 12, 14 * MB, what="tokens"),
+      Collective("reduce-scatter", ("data",), "backward", "decoder", 12, 14 * MB),
     ),
     dropped={"encoder": 0.0062, "decoder": 0.05},
     rows_per_second=44_521.0,

@@ -6,6 +6,7 @@ A plan is here the dict that `planning.plan.Plan.as_json` returns, or the same r
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -135,21 +136,33 @@ def figures(content: Content) -> dict[str, str]:
 def traffic(content: Content) -> list[Traffic]:
   """Returns the collectives beside their bounds, the most bytes first."""
   compiled, bounds = _grouped(content["collectives"]), _grouped(content["bounds"])
+  everything = _total(content["collectives"])
+  # Which phase and stack XLA's names speak of is not always certain: what is above its bound there and
+  # below it elsewhere is no excess.
+  surplus: Counter[tuple[str, ...]] = Counter()
+  for sign, entries in ((1, content["collectives"]), (-1, content["bounds"])):
+    for entry in entries:
+      surplus[entry["kind"], *entry["axes"]] += sign * entry["total"]
   rows = []
   for key in compiled.keys() | bounds.keys():
-    entries = compiled.get(key, [])
-    total = sum(entry["total"] for entry in entries) if content["collectives"] else None
-    least = sum(entry["total"] for entry in bounds[key]) if key in bounds else None
-    shown = entries or bounds.get(key, [])
-    excess = (total or 0) - (least or 0)
-    everything = sum(entry["total"] for entry in content["collectives"])
-    counts = bool(bounds) and excess > _TOLERANCE * max(least or 0, everything * _TOLERANCE)
     kind, axes, phase, where = key
-    slow = any(entry["crosses_slices"] for entry in shown)
+    total = _total(compiled.get(key, [])) if content["collectives"] else None
+    least = _total(bounds[key]) if key in bounds else None
+    shown = compiled.get(key) or bounds[key]
+    excess = min((total or 0) - (least or 0), surplus[kind, *shown[0]["axes"]])
+    negligible = _TOLERANCE * max(least or 0, _TOLERANCE * everything)
     rows.append(
-      Traffic(kind, axes, phase, where, _each(shown), total, least, slow, excess if counts else 0)
+      Traffic(
+        *(kind, axes, phase, where, _each(shown), total, least),
+        slow=any(entry["crosses_slices"] for entry in shown),
+        excess=excess if bounds and excess > negligible else 0,
+      )
     )
   return sorted(rows, key=lambda row: (-(row.total or row.least or 0), row[:4]))
+
+
+def _total(entries: Sequence[Content]) -> int:
+  return sum(entry["total"] for entry in entries)
 
 
 def candidates(content: Content) -> list[tuple[str, ...]]:

@@ -59,7 +59,7 @@ def test_collectives_stand_beside_their_bounds_and_what_is_above_them_is_marked(
   assert rows["all-to-all", "expert", "backward", "encoder"].excess == 12 * 32_000_000
   unforeseen = rows["all-gather", "?", "forward", "decoder"]
   assert (unforeseen.least, unforeseen.excess, unforeseen.slow) == (None, 90_000_000, True)
-  missing = rows["all-to-all", "expert", "forward", "decoder"]
+  missing = rows["reduce-scatter", "data", "backward", "decoder"]
   assert (missing.total, missing.excess) == (0, 0)
   assert plan_page.render(plans.sample()).count('<tr class="marked">') == 2
 
@@ -68,6 +68,15 @@ def test_a_few_bytes_above_a_bound_are_no_excess():
   content = plans.sample()
   content["collectives"] = [{**content["collectives"][0], "total": 756_000_100}]
   assert [row.excess for row in plan_content.traffic(content)].count(0) == 4
+
+
+def test_what_is_above_its_bound_in_one_stack_and_below_it_in_another_is_no_excess():
+  content = plans.sample()
+  encoder, *others = content["collectives"]
+  moved = [{**encoder, "where": "decoder"}, *others[1:]]
+  bounds = [bound for bound in content["bounds"] if bound["phase"] == "forward"][:1]
+  content |= {"collectives": moved[:1], "bounds": bounds}
+  assert [row.excess for row in plan_content.traffic(content)] == [0, 0]
 
 
 def test_without_a_program_the_bounds_are_shown_and_nothing_is_above_them():
