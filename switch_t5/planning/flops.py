@@ -96,7 +96,8 @@ def _ragged_dot(equation: Any) -> float:
 def _products(equation: Any, shared: tuple[int, ...]) -> float:
   """Returns two FLOPs for each product; `shared` are the left operand's axes that both have."""
   left, right = (var.aval for var in equation.invars[:2])
-  return 2.0 * left.size * right.size / math.prod(left.shape[i] for i in shared)
+  both = math.prod(left.shape[i] for i in shared)
+  return 2.0 * (left.size // both) * right.size if both else 0.0
 
 
 def _convolution(equation: Any) -> float:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -182,7 +182,7 @@ def device_bytes(leaves: tuple[Leaf, ...], step: Step) -> int:
 
 def _leaves(shapes: PyTree, axes: PyTree) -> tuple[Leaf, ...]:
   entries = jax.tree_util.tree_leaves_with_path(shapes)
-  structure = jax.tree.structure(shapes)
+  structure: Any = jax.tree.structure(shapes)
   names = structure.flatten_up_to(axes)
   return tuple(
     Leaf(
