@@ -72,14 +72,16 @@ class SwitchTransformer(nnx.Module):
     Returns:
       [B * S, d] and the encoder's router reports.
     """
-    return self.encoder(
-      self.embed(tokens),
-      tokens,
-      segment_ids > 0,
-      segment_mask(segment_ids, segment_ids),
-      capacity_factor=capacity_factor,
-      key=key,
-    )
+    x = self.embed(tokens)
+    with jax.named_scope("encoder"):  # by which a compiled program is read
+      return self.encoder(
+        x,
+        tokens,
+        segment_ids > 0,
+        segment_mask(segment_ids, segment_ids),
+        capacity_factor=capacity_factor,
+        key=key,
+      )
 
   def decode(
     self,
@@ -104,15 +106,17 @@ class SwitchTransformer(nnx.Module):
     Returns:
       Logits [B * T, V] and the decoder's router reports.
     """
-    x, report = self.decoder(
-      self.embed(tokens),
-      tokens,
-      segment_ids > 0,
-      segment_mask(segment_ids, segment_ids) & causal_mask(tokens.shape[1]),
-      capacity_factor=capacity_factor,
-      key=key,
-      memory=Memory(encoded, segment_mask(segment_ids, encoder_segment_ids)),
-    )
+    x = self.embed(tokens)
+    with jax.named_scope("decoder"):
+      x, report = self.decoder(
+        x,
+        tokens,
+        segment_ids > 0,
+        segment_mask(segment_ids, segment_ids) & causal_mask(tokens.shape[1]),
+        capacity_factor=capacity_factor,
+        key=key,
+        memory=Memory(encoded, segment_mask(segment_ids, encoder_segment_ids)),
+      )
     return ModelOutput(self.logits(x), report)
 
   def __call__(
