@@ -16,7 +16,7 @@ _STYLE = """\
   :root { --ink: #e4e7eb; --soft: #a3abb5; --ground: #15181c; --line: #3a4048; --good: #7ccf94;
     --bad: #ff9b92; --marked: #453517; }
 }
-body { max-width: 62rem; margin: 0 auto; padding: 1rem; color: var(--ink); background: var(--ground);
+body { max-width: 68rem; margin: 0 auto; padding: 1rem; color: var(--ink); background: var(--ground);
   font: 16px/1.5 system-ui, sans-serif; }
 h1, h2, h3 { line-height: 1.25; margin: 2rem 0 .5rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; margin-top: .5rem; } h2 { font-size: 1.25rem; } h3 { font-size: 1.05rem; }

@@ -25,6 +25,7 @@ KINDS = {
 }
 # What a program may have above the bound before it is called excess: padding, scalars that go along.
 _TOLERANCE = 0.01
+SHOWN = 40  # layouts of a search
 
 
 class Traffic(NamedTuple):
@@ -83,9 +84,7 @@ def settings(content: Content) -> dict[str, str]:
   """Returns what was planned, by name."""
   work, place = content["work"], content["place"]
   layers = f"{work['encoder_layers']} encoder, {work['decoder_layers']} decoder"
-  sparse = (
-    f"; {work['sparse_layers']} sparse, {work['experts']:,} experts" if work["experts"] else ""
-  )
+  sparse = f"; {work['sparse_layers']} of them sparse" if work["sparse_layers"] else ""
   slices = f" in {place['slices']} slices" if place["slices"] > 1 else ""
   return {
     "step": f"{work['step']}, activations in {work['activation_dtype']}",
@@ -166,7 +165,7 @@ def _total(entries: Sequence[Content]) -> int:
 
 
 def candidates(content: Content) -> list[tuple[str, ...]]:
-  """Returns a row for each layout of a search: see `CANDIDATE_COLUMNS`."""
+  """Returns a row for each of the first layouts of a search: see `CANDIDATE_COLUMNS`."""
   return [
     (
       "(" + ", ".join(map(str, entry["mesh"])) + ")",
@@ -178,7 +177,7 @@ def candidates(content: Content) -> list[tuple[str, ...]]:
       "fits" if entry["fits"] else "too large",
       "compiled" if entry["compiled"] else "estimated",
     )
-    for entry in content["candidates"]
+    for entry in content["candidates"][:SHOWN]
   ]
 
 
@@ -206,8 +205,11 @@ def _grouped(entries: Sequence[Content]) -> dict[tuple[str, str, str, str], list
 
 def _each(entries: Sequence[Content]) -> str:
   """Returns times and bytes of the three largest."""
-  largest = sorted(entries, key=lambda entry: -entry["total"])
-  written = [f"{entry['times']} x {size(entry['bytes'])}" for entry in largest[:3]]
+  times: Counter[int] = Counter()
+  for entry in entries:
+    times[entry["bytes"]] += entry["times"]
+  largest = sorted(times, key=lambda number: -number * times[number])
+  written = [f"{times[number]} x {size(number)}" for number in largest[:3]]
   return " + ".join(written + [f"{len(largest) - 3} more"] * (len(largest) > 3))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from switch_t5.reports import page, plan_content, svg
 from switch_t5.reports.markup import Markup, element, joined
 from switch_t5.reports.page import Column
-from switch_t5.reports.plan_content import Content
+from switch_t5.reports.plan_content import Content, Traffic
 from switch_t5.reports.quantities import count, gigabytes, percent, seconds, size
 
 _TRAFFIC = (
@@ -103,21 +103,32 @@ def _traffic(content: Content) -> Markup:
   traffic = plan_content.traffic(content)
   if not traffic:
     return page.paragraph("Nothing crosses devices.")
-  rows = [
+  if not content["collectives"]:
+    columns = [*_TRAFFIC[:5], Column("least", True), Column("network")]
+    rows = [(*_described(row), size(row.least or 0), _network(row)) for row in traffic]
+    caption = "The least that the layout needs: operands of one device in a step."
+    return page.table(caption, columns, rows)
+  compared = [
     (
-      *(row.name, row.axes, row.phase, row.where or "–", row.each),
-      *("–" if number is None else size(number) for number in (row.total, row.least)),
+      *_described(row),
+      size(row.total or 0),
+      "–" if row.least is None else size(row.least),
       size(row.excess) if row.excess else "",
-      "slow" if row.slow else "fast",
+      _network(row),
     )
     for row in traffic
   ]
   caption = "Operands of one device in a step. Marked: more than the layout needs."
-  if not content["collectives"]:
-    caption = (
-      "The least that the layout needs: operands of one device in a step. Nothing is compiled."
-    )
-  return page.table(caption, _TRAFFIC, rows, [i for i, row in enumerate(traffic) if row.excess])
+  marked = [index for index, row in enumerate(traffic) if row.excess]
+  return page.table(caption, _TRAFFIC, compared, marked)
+
+
+def _described(row: Traffic) -> tuple[str, ...]:
+  return (row.name, row.axes, row.phase, row.where or "–", row.each)
+
+
+def _network(row: Traffic) -> str:
+  return "slow" if row.slow else "fast"
 
 
 def _candidates(content: Content) -> Markup:
@@ -125,9 +136,11 @@ def _candidates(content: Content) -> Markup:
     Column(name, name in ("microbatches", "memory", "step"))
     for name in plan_content.CANDIDATE_COLUMNS
   ]
-  return page.table(
-    "The best first: what fits, by its estimated step.", columns, plan_content.candidates(content)
-  )
+  rows = plan_content.candidates(content)
+  left_out = len(content["candidates"]) - len(rows)
+  caption = "The best first: what fits, by its estimated step."
+  caption += f" {left_out} more are in the JSON." if left_out else ""
+  return page.table(caption, columns, rows)
 
 
 def _comparison(plans: Sequence[Content]) -> Markup:
@@ -149,7 +162,11 @@ def _comparison(plans: Sequence[Content]) -> Markup:
     memory, time, name = plan["memory"], plan["time"], plan_content.title(plan)
     rows.append(
       (
-        *(name, plan_content.mesh(plan["place"]), f"{plan['place']['devices']:,}"),
+        *(
+          name,
+          f"({', '.join(map(str, plan['place']['mesh'].values()))})",
+          f"{plan['place']['devices']:,}",
+        ),
         *(gigabytes(memory["total"]), gigabytes(memory["limit"])),
         "fits" if memory["fits"] else "too large",
         *(seconds(time["step"]), time["bound"], f"{time['tokens_per_second']:,.0f}"),

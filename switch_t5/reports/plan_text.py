@@ -13,7 +13,7 @@ from switch_t5.reports.quantities import seconds, size
 WIDTH, HEIGHT = 100, 60
 _BAR = 40
 # Lines of the parts that can be long; what they leave out is in the page and the JSON.
-_SETTINGS, _ADVICE, _TRAFFIC, _CANDIDATES = 3, 8, 9, 6
+_SETTINGS, _ADVICE, _TRAFFIC, _CANDIDATES = 4, 8, 9, 6
 
 
 def render(content: Content) -> str:
@@ -73,7 +73,7 @@ def _candidates(content: Content) -> list[str]:
   """Returns the layouts of a search, the best first."""
   rows = plan_content.candidates(content)
   return [
-    f"{mesh:<16}{sharding:<12}{parts:>12}  {remat:<6}{memory:>10}{step:>9}  {fits:<10}{source}"
+    f"{mesh:<16}{sharding:<12}{parts:>12}  {remat:<10}{memory:>9}{step:>9}  {fits:<10}{source}"
     for mesh, sharding, parts, remat, memory, step, fits, source in (
       [plan_content.CANDIDATE_COLUMNS, *rows] if rows else []
     )

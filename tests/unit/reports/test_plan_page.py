@@ -103,3 +103,11 @@ def test_pictures_have_descriptions_with_all_their_numbers():
   (memory,) = re.findall(r"<desc>(all .*?)</desc>", page)
   assert "temporaries 11.8 GB" in html.unescape(memory)
   assert "the chip has 95.0 GB" in memory
+
+
+def test_what_is_left_out_of_the_table_of_layouts_is_counted():
+  content = plans.sample()
+  content["candidates"] = list(content["candidates"]) * 50
+  page = plan_page.render(content)
+  assert page.count("too large") == plan_content.SHOWN // 2
+  assert "60 more are in the JSON." in page
