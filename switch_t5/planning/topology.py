@@ -29,6 +29,9 @@ _SINGLE_CORE = ("v5e", "v6e")
 _LIBTPU = {
   "TPU_SKIP_MDS_QUERY": "1",  # no cloud is asked which machine this is
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # two plans at once
+  # Without these it complains that this machine is no TPU's; any of them will do.
+  "TPU_ACCELERATOR_TYPE": "v5p-8",
+  "TPU_WORKER_HOSTNAMES": "localhost",
   "TPU_STDERR_LOG_LEVEL": "3",
   "TPU_MIN_LOG_LEVEL": "3",
   "TPU_LOG_DIR": "disabled",

@@ -88,7 +88,9 @@ def printed(program: str) -> str:
   """What a program prints that prepares a topology; its process is its own, as JAX reads it once."""
   environment = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")}
   command = [sys.executable, "-c", f"from switch_t5.planning.topology import *\n{program}"]
-  return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+  done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+  assert done.stderr == ""
+  return done.stdout
 
 
 def test_planned_tpus_come_in_slices_that_only_data_crosses():
