@@ -51,8 +51,7 @@ def estimate(
     by_dtype,
   )
   needed = bounds(step, topology.slices)
-  done = flops_by_dtype(step, with_room=False)
-  took = time(step, chip, topology.slices, done, traffic(step, arrays), needed)
+  took = estimated_time(step, arrays, topology)
   checkpoint = sum(
     math.prod(leaf.shape) * leaf.itemsize for leaf in [*arrays.params, *arrays.optimizer]
   )
@@ -73,6 +72,13 @@ def estimate(
     checkpoint_seconds=checkpoint / (checkpoint_bandwidth * hosts),
     checkpoint_bandwidth=checkpoint_bandwidth,
   )
+
+
+def estimated_time(step: Step, arrays: StateArrays, topology: Topology) -> Time:
+  """Returns the roofline in closed form; experts without capacity work through the rows they get."""
+  done = flops_by_dtype(step, with_room=False)
+  needed = bounds(step, topology.slices)
+  return time(step, topology.chip, topology.slices, done, traffic(step, arrays), needed)
 
 
 def work(step: Step) -> Work:

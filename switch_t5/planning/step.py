@@ -78,6 +78,23 @@ class Step:
   parameter_sharding: str = "replicated"
   microbatches: int = 1
 
+  def laid_out(
+    self,
+    *,
+    mesh: MeshShape | None = None,
+    parameter_sharding: str | None = None,
+    microbatches: int | None = None,
+    remat: str | None = None,
+  ) -> Step:
+    """Returns the same work in another layout; None leaves as it is."""
+    return dataclasses.replace(
+      self,
+      model=dataclasses.replace(self.model, remat=remat or self.model.remat),
+      mesh=mesh or self.mesh,
+      parameter_sharding=parameter_sharding or self.parameter_sharding,
+      microbatches=microbatches or self.microbatches,
+    )
+
   @property
   def trains(self) -> bool:
     """Whether there is a backward pass."""
