@@ -63,15 +63,13 @@ def verdict(content: Content) -> str:
   """Returns whether it fits, and by how much not."""
   memory, place = content["memory"], content["place"]
   total, limit = memory["total"], memory["limit"]
-  # In the smaller unit where rounding would hide the difference.
-  write = size if limit < 5e9 else gigabytes
   said = "" if memory["exact"] else " (estimated, not compiled)"
   if memory["fits"]:
     share = percent(total / limit)
-    return f"Fits: {write(total)} of {write(limit)} on each {place['chip']} device, {share}{said}."
+    return f"Fits: {gigabytes(total)} of {gigabytes(limit)} on each {place['chip']} device, {share}{said}."
   return (
-    f"Does not fit: {write(total)} on each {place['chip']} device that has {write(limit)}, "
-    f"{write(total - limit)} too much{said}."
+    f"Does not fit: {gigabytes(total)} on each {place['chip']} device that has {gigabytes(limit)}, "
+    f"{gigabytes(total - limit)} too much{said}."
   )
 
 

@@ -8,8 +8,8 @@ _COUNTS = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"))
 
 
 def gigabytes(number: float) -> str:
-  """Returns bytes as GB (10^9), e.g. "43.1 GB"; a plan's sizes are compared, so they share a unit."""
-  return f"{number / 1e9:,.1f} GB"
+  """Returns bytes in GB (10^9), e.g. "43.1 GB", for sizes that are compared; below one GB as `size`."""
+  return f"{number / 1e9:,.1f} GB" if number >= 1e9 else size(number)
 
 
 def size(number: float) -> str:

@@ -44,6 +44,7 @@ def test_a_small_part_is_not_nothing():
   assert quantities.percent(0.0506) == "5.1 %"
 
 
-def test_gigabytes_share_a_unit():
+def test_what_is_compared_is_in_gigabytes_unless_it_is_smaller():
+  assert quantities.gigabytes(85.4e6) == "85.4 MB"
   assert quantities.gigabytes(95.7e9) == "95.7 GB"
   assert quantities.gigabytes(1_234.5e9) == "1,234.5 GB"
