@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What crosses devices, read from a program's text after XLA has partitioned it."""
+"""What crosses devices, as arrays, from a program's text after XLA has partitioned it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import math
 import re
 from typing import NamedTuple
 
-KINDS = ("all-to-all", "all-gather", "reduce-scatter", "all-reduce", "collective-permute")
+from switch_t5.planning import hlo
+from switch_t5.planning.program import KINDS, written_groups
+
+_DEVICES = 8
 
 
 class Collective(NamedTuple):
@@ -24,23 +27,15 @@ class Collective(NamedTuple):
     return [math.prod(shape) for shape in self.shapes]
 
 
-def group_size(line: str) -> int:
-  """Devices in each of a collective's groups; XLA has three ways to write them."""
-  if mesh := re.search(r"replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}", line):
-    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh[1])}
-    return math.prod(sizes[name] for name in re.findall(r"'(\w+)'", mesh[2]))
-  if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):
-    return int(iota[1])
-  return len(re.search(r"replica_groups=\{\{([\d,]*)\}", line)[1].split(","))
-
-
 def collectives(program: str) -> list[Collective]:
   """Those among more than one device."""
   found = []
-  for line in re.sub(r"/\*.*?\*/", "", program).splitlines():
-    match = re.search(rf"= (.+?) ({'|'.join(KINDS)})(?:-start)?\(", line)
-    if match and (devices := group_size(line)) > 1:
-      results = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
-      shapes = [tuple(int(n) for n in shape.split(",") if n) for _, shape in results]
-      found.append(Collective(match[2], devices, [dtype for dtype, _ in results], shapes))
-  return found
+  for computation in hlo.parse(program).computations.values():
+    for instruction in computation.instructions.values():
+      kind = instruction.opcode.removesuffix("-start")
+      if kind in KINDS:
+        devices = written_groups(instruction.attributes, _DEVICES).members.shape[1]
+        shapes = [shape for shape, _ in hlo.arrays(instruction.type)]
+        dtypes = re.findall(r"(\w+)\[", instruction.type)
+        found.append(Collective(kind, devices, dtypes, shapes))
+  return [collective for collective in found if collective.devices > 1]

@@ -165,10 +165,10 @@ def _groups(instruction: hlo.Instruction, mesh: Mesh) -> Groups:
   if instruction.opcode == "send":  # each device with those in its place in the other slices
     slices = _slices(mesh)
     return Groups(np.stack([np.flatnonzero(slices == i) for i in range(slices.max() + 1)], axis=1))
-  return _written_groups(instruction.attributes, mesh.size).in_all_slices(mesh)
+  return written_groups(instruction.attributes, mesh.size).in_all_slices(mesh)
 
 
-def _written_groups(attributes: str, num_devices: int) -> Groups:
+def written_groups(attributes: str, num_devices: int) -> Groups:
   """Reads the devices of a collective; XLA has three ways to write them, and pairs."""
   if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", attributes):
     numbers = [int(n) for n in re.findall(r"\d+", pairs[1])]
