@@ -13,8 +13,7 @@ import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from switch_t5.checkpoint.commit import rename_durably
-from switch_t5.checkpoint.manifest import fsync
+from switch_t5.checkpoint.commit import write_text_durably
 
 BEST = "best.json"
 
@@ -43,11 +42,8 @@ def read_best(model_dir: pathlib.Path) -> Best | None:
 
 
 def write_best(model_dir: pathlib.Path, best: Best) -> None:
-  """Writes best.json, through a temporary name."""
-  temporary = model_dir / f"{BEST}.tmp"
-  temporary.write_text(json.dumps(best._asdict()) + "\n", encoding="utf-8")
-  fsync(temporary)
-  rename_durably(temporary, model_dir / BEST)
+  """Writes best.json."""
+  write_text_durably(model_dir / BEST, json.dumps(best._asdict()) + "\n")
 
 
 def is_better(value: float, best: Best | None, *, larger: bool) -> bool:

@@ -94,6 +94,14 @@ class StateCheckpointer(ocp.AsyncCheckpointer):
     return path
 
 
+def write_text_durably(path: pathlib.Path, text: str) -> None:
+  """Writes a file whole or not at all."""
+  temporary = path.with_name(f"{path.name}.tmp")
+  temporary.write_text(text, encoding="utf-8")
+  manifest.fsync(temporary)
+  rename_durably(temporary, path)
+
+
 def rename_durably(source: pathlib.Path, target: pathlib.Path) -> None:
   """Renames within one directory, so that a power cut does not undo it."""
   os.rename(source, target)

@@ -39,6 +39,8 @@ class CommandLine:
     format: of a checkpoint.
     size: of a study.
     seeds: of a study: how many.
+    topology: of a plan: the devices.
+    search: of a plan: rank the layouts.
     debug: show tracebacks.
     json: print one JSON object.
     list_configurables: print what gin may configure.
@@ -64,6 +66,8 @@ class CommandLine:
   format: str | None = None
   size: str | None = None
   seeds: int | None = None
+  topology: str | None = None
+  search: bool = False
   debug: bool = False
   json: bool = False
   list_configurables: bool = False
@@ -82,17 +86,19 @@ HELP = (
   ("--coordinator_address=HOST:PORT", "of process 0, in a run of several processes"),
   ("--process_count=N", "processes of the run"),
   ("--process_index=I", "which of them this is, from 0"),
-  ("--dry_run", "check everything, then stop (train, infer, cache_teacher, study)"),
+  ("--dry_run", "check everything, then stop; of a plan: compile nothing (also infer, study)"),
   ("--trace_steps=A:B", "write a profiler trace of steps A to B to MODEL_DIR/trace (train)"),
   ("--job=I/N", "part I of N from 0; may run at once (cache, cache_teacher, infer)"),
   ("--from=PATH", "a checkpoint of any format (convert, generate, score)"),
   ("--vocabulary_path=FILE", "its SentencePiece model, if it has none (generate, score)"),
-  ("--to=PATH", "the folder or file to write (convert, score, study)"),
+  ("--to=PATH", "the folder or file to write (convert, score, study, plan)"),
   ("--format=FORMAT", "t5x, orbax, huggingface or safetensors (convert)"),
   ("--size=SIZE", "test, laptop or pod; laptop without it (study)"),
   ("--seeds=N", "how many seeds, at least 2 (study)"),
+  ("--topology=CHIP:DEVICES", "what to plan for: v5p:8x8x8, v5e:16x16*2, h100:64, cpu:8 (plan)"),
+  ("--search", "rank the layouts, and compile the best (plan)"),
   ("--debug", "show tracebacks"),
-  ("--json", "print JSON (config, eval, checkpoint, generate, score)"),
+  ("--json", "print JSON (config, eval, checkpoint, generate, score, plan)"),
   ("--list", "print what gin may configure (config)"),
 )
 
@@ -108,12 +114,12 @@ def _define() -> flags.FlagValues:
   flags.DEFINE_integer("emulate_devices", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_string("coordinator_address", None, "", flag_values=values)
   flags.DEFINE_string("trace_steps", None, "", flag_values=values)
-  for name in ("job", "from", "to", "vocabulary_path", "format", "size"):
+  for name in ("job", "from", "to", "vocabulary_path", "format", "size", "topology"):
     flags.DEFINE_string(name, None, "", flag_values=values)
   flags.DEFINE_integer("seeds", None, "", lower_bound=2, flag_values=values)
   flags.DEFINE_integer("process_count", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("process_index", None, "", lower_bound=0, flag_values=values)
-  for name in ("dry_run", "debug", "json", "list", "help"):
+  for name in ("dry_run", "search", "debug", "json", "list", "help"):
     flags.DEFINE_boolean(name, False, "", flag_values=values)
   return values
 
@@ -159,6 +165,8 @@ def parse(argv: Sequence[str]) -> CommandLine:
     format=found["format"],
     size=found["size"],
     seeds=found["seeds"],
+    topology=found["topology"],
+    search=found["search"],
     debug=found["debug"],
     json=found["json"],
     list_configurables=found["list"],

@@ -13,10 +13,12 @@ configuration cannot run code, and a mistake is named with its file and line:
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.resources
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from switch_t5.cli import t5x_names
@@ -54,6 +56,7 @@ def load(
   search_paths: Sequence[str],
   configurables: Mapping[str, Callable[..., Any]],
   root: str | None = None,
+  unneeded: Mapping[str, Any] = MappingProxyType({}),
 ) -> Configuration:
   """Returns the configuration of files and bindings; later ones win, bindings over files.
 
@@ -63,13 +66,14 @@ def load(
     search_paths: folders before the current one and `switch_t5.configs`.
     configurables: all that a configuration may name.
     root: what will be called: what it does not refer to may be left at REQUIRED. None: anything may.
+    unneeded: macros that may be left at REQUIRED, and what they are then.
 
   Raises:
     ConfigError: what is wrong, where, and what to change.
   """
   try:
     folders = [*map(Path, search_paths), Path(), packaged_configs()]
-    return _load(files, bindings, folders, configurables, root)
+    return _load(files, bindings, folders, configurables, root, unneeded)
   except RecursionError:
     raise ConfigError("The configuration is nested too deeply.", value=", ".join(files)) from None
 
@@ -80,9 +84,16 @@ def _load(
   folders: Sequence[Path],
   configurables: Mapping[str, Callable[..., Any]],
   root: str | None,
+  unneeded: Mapping[str, Any],
 ) -> Configuration:
   statements = [statement for name in files for statement in walk_file(name, folders)]
   statements += [statement for text in bindings for statement in walk_binding(text)]
+  statements = [
+    dataclasses.replace(statement, value=unneeded[statement.selector])
+    if statement.selector in unneeded and set(_macros_in(statement.value)) & set(REQUIRED)
+    else statement
+    for statement in statements
+  ]
   macros = {s.selector: s for s in statements if _is_macro(s)}
   bound = {s.key: s for s in statements if not _is_macro(s)}
   for statement in statements:
@@ -106,6 +117,7 @@ def load_command_line(
   command_line: CommandLine,
   configurables: Mapping[str, Callable[..., Any]],
   root: str | None = None,
+  unneeded: Mapping[str, Any] = MappingProxyType({}),
 ) -> Configuration:
   """Returns the configuration that a command line names; see `load`."""
   return load(
@@ -114,6 +126,7 @@ def load_command_line(
     command_line.gin_search_paths,
     configurables,
     root,
+    unneeded,
   )
 
 

@@ -77,6 +77,11 @@ MODES = {
     takes=("from_path", "vocabulary_path", "to", "json"),
   ),
   "infer": Mode("infer", "answer all texts of a file or a task", takes=("job", "dry_run")),
+  "plan": Mode(
+    "plan",
+    "compile the step for devices that are not here: does it fit, how fast, what to change",
+    takes=("topology", "search", "to", "dry_run", "json"),
+  ),
   "study": Mode(
     "study",
     "repeat an experiment of the paper: all its runs, and its table",
@@ -96,6 +101,8 @@ _SELECTIVE = {
   "format": "--format",
   "size": "--size",
   "seeds": "--seeds",
+  "topology": "--topology",
+  "search": "--search",
 }
 
 

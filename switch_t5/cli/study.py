@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from switch_t5.checkpoint.commit import rename_durably
+from switch_t5.checkpoint.commit import write_text_durably
 from switch_t5.checkpoint.listing import list_steps
 from switch_t5.checkpoint.run_lock import RunLock
 from switch_t5.cli import evaluate, gin_setup, run_record, train
@@ -121,7 +121,7 @@ class Study:
     path = self._folder / SETTINGS
     content = {"study": "distill", "settings": self._settings}
     if not path.exists():
-      _write(path, json.dumps(content, indent=2) + "\n")
+      write_text_durably(path, json.dumps(content, indent=2) + "\n")
       return
     try:
       before: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["settings"]
@@ -174,8 +174,8 @@ class Study:
       "start": self._starts(self._plan[0])[-1],
     }
     title = f"# Distillation, {self._size}: {self._config.total_steps:,} steps"
-    _write(self._folder / "distill.md", f"{title}\n\n{page}\n")
-    _write(self._folder / "distill.json", json.dumps(content, indent=2) + "\n")
+    write_text_durably(self._folder / "distill.md", f"{title}\n\n{page}\n")
+    write_text_durably(self._folder / "distill.json", json.dumps(content, indent=2) + "\n")
     dense = qualities[DENSE]
     entries = []
     for row in table:
@@ -343,10 +343,3 @@ def _check(command_line: CommandLine) -> str:
 
 def _parameters(config: TrainConfig) -> int:
   return parameter_count(config.model.with_lengths(config.dataset.encoder_length))
-
-
-def _write(path: Path, text: str) -> None:
-  """Writes a file whole or not at all."""
-  temporary = path.with_name(f"{path.name}.tmp")
-  temporary.write_text(text, encoding="utf-8")
-  rename_durably(temporary, path)

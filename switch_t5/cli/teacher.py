@@ -27,11 +27,12 @@ from switch_t5.distill.teacher_cache import CachedTeacherReader, TeacherCache
 from switch_t5.errors import DataError
 from switch_t5.interop import detect
 from switch_t5.interop.fingerprint import fingerprint
+from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import ModelDefinition, define_model
 from switch_t5.sharding.mesh import MeshShape
 from switch_t5.sharding.rules import PARAMETER_RULES
 from switch_t5.training.objective import SoftTargets
-from switch_t5.training.state import abstract_params, shardings
+from switch_t5.training.state import abstract_params, device_bytes, shardings
 from switch_t5.types import PyTree
 
 
@@ -80,13 +81,7 @@ class Teacher:
 
   def __init__(self, found: FoundModel, config: Distillation, mesh: Mesh):
     self._found, self._config = found, config
-    self.definition: ModelDefinition = define_model(
-      for_inference(found.config, config.teacher_dtype)
-    )
-    rules = PARAMETER_RULES[config.teacher_sharding]
-    self._whole = abstract_params(self.definition, mesh, rules)
-    kept = functools.partial(_kept, dtype=jnp.dtype(config.teacher_dtype))
-    self.abstract: PyTree = jax.tree_util.tree_map_with_path(kept, self._whole)
+    self.definition, self._whole, self.abstract = lay_out(found.config, config, mesh)
 
   @property
   def path(self) -> Path:
@@ -125,11 +120,9 @@ class Teacher:
 
   def describe(self) -> str:
     """Returns a line: what it is, and the memory that it takes of a device."""
-    model, leaves = self.definition.config, jax.tree.leaves(self.abstract)
-    count = sum(math.prod(leaf.shape) for leaf in leaves)
-    size = sum(
-      math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves
-    )
+    model = self.definition.config
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract))
+    size = device_bytes(self.abstract)
     return (
       f"Teacher: {model.kind}, {count:,} parameters, {model.activation_dtype}, {size / 1e6:,.1f} MB of "
       f"each device; {self.path} ({self._found.source.format})"
@@ -240,6 +233,16 @@ def open_teacher(config: Distillation, session: Session) -> Teacher:
     session.config.num_microbatches,
   )
   return teacher
+
+
+def lay_out(
+  model: ModelConfig, config: Distillation, mesh: Mesh
+) -> tuple[ModelDefinition, PyTree, PyTree]:
+  """Returns a teacher without values: for inference; its parameters as they are read, and as kept."""
+  definition = define_model(for_inference(model, config.teacher_dtype))
+  whole = abstract_params(definition, mesh, PARAMETER_RULES[config.teacher_sharding])
+  kept = functools.partial(_kept, dtype=jnp.dtype(config.teacher_dtype))
+  return definition, whole, jax.tree_util.tree_map_with_path(kept, whole)
 
 
 def _kept(path, leaf: jax.ShapeDtypeStruct, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:

@@ -106,6 +106,28 @@ class Programs:
       )
       return jax.device_get(decoded)
 
+  def trace_decode(
+    self, params: PyTree, encoder_length: int, config: DecodingConfig
+  ) -> jax.stages.Traced:
+    """Returns the program that `decode` runs for inputs of a length, from shapes alone.
+
+    Args:
+      params: shapes and shardings.
+      encoder_length: of the longest input.
+      config: how.
+    """
+    static = dataclasses.replace(config, max_tokens=bucket(config.max_tokens), seed=0)
+    rows = (self.batch_size, bucket(encoder_length))
+    ids = jax.ShapeDtypeStruct(rows, np.int32, sharding=self._rows)
+    return self._decode(static).trace(
+      params,
+      {"tokens": ids, "segment_ids": ids},
+      np.zeros(self.batch_size, bool),
+      np.zeros(self.batch_size, np.uint32),
+      np.int32(config.max_tokens),
+      np.uint32(config.seed),
+    )
+
   def score(
     self, params: PyTree, inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
   ) -> np.ndarray:

@@ -94,8 +94,9 @@ class CachedDecoder:
     )
     x = self._model.embed(tokens)
     kept = []
-    for layer, of_layer in zip(self._layers, cache, strict=True):
-      x, of_layer = layer.decode_step(x, inputs, of_layer)
-      kept.append(of_layer)
+    with jax.named_scope("decoder"):  # as in training
+      for layer, of_layer in zip(self._layers, cache, strict=True):
+        x, of_layer = layer.decode_step(x, inputs, of_layer)
+        kept.append(of_layer)
     logits = self._model.logits(self._model.decoder.final_norm(x))
     return logits.reshape(batch_size, hypotheses, -1), tuple(kept)

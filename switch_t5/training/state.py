@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -74,6 +75,14 @@ def _laid_out(shapes: PyTree, axes: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
   return jax.tree_util.tree_map_with_path(place, shapes, axes)
+
+
+def device_bytes(abstract: PyTree) -> int:
+  """Returns the bytes that abstract arrays with shardings take of one device."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(abstract)
+  )
 
 
 def shardings(abstract: PyTree) -> PyTree:
