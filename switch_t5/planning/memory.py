@@ -156,11 +156,11 @@ def _kept_of_attention(step: Step, stack: str, sublayer: Sublayer) -> int:
 
 
 def _probabilities(step: Step, stack: str, keys_of: str) -> int:
-  """Returns the bytes of attention's probabilities: float32, and in the activations' type."""
+  """Returns the bytes of attention's probabilities: as softmax keeps them, and in their own type."""
   itemsize = step.model.dtype.dtype.itemsize
   pairs = step.device_rows * step.length(stack) * step.length(keys_of)
   heads = step.model.num_heads // step.mesh.model
-  return pairs * heads * (_FLOAT32 + (itemsize if itemsize < _FLOAT32 else 0))
+  return pairs * heads * (_FLOAT32 + itemsize)
 
 
 def _temporaries(step: Step) -> int:
