@@ -41,7 +41,7 @@ RUN = (
     f"switch_t5 {mode} "
     for mode in (
       *("train", "eval", "cache", "config", "checkpoint", "convert", "cache_teacher"),
-      *("generate", "score", "infer", "study"),
+      *("generate", "score", "infer", "plan", "study"),
     )
   ),
 )

@@ -11,7 +11,7 @@ import pages
 import pytest
 import runs
 
-from switch_t5.cli import flags, gin_setup
+from switch_t5.cli import flags, gin_setup, plan
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.configuration import parameters
 from switch_t5.cli.main import MODES
@@ -26,6 +26,7 @@ CALLED = {
   "cache_teacher": "train",
   "config": "train",
   "convert": "ModelConfig",
+  "plan": "train",
 }
 COMMANDS = [command for page in pages.PAGES for command in pages.commands(page)]
 
@@ -51,7 +52,8 @@ def test_a_command_of_the_pages_is_understood(command: pages.Command, tmp_path, 
   mode = parsed.arguments[0]
   assert mode in MODES
   if parsed.gin_files:
-    loaded = gin_setup.load_command_line(parsed, CONFIGURABLES, CALLED[mode])
+    unneeded = plan._UNNEEDED if mode == "plan" else {}
+    loaded = gin_setup.load_command_line(parsed, CONFIGURABLES, CALLED[mode], unneeded)
     loaded.call(CALLED[mode])
 
 
