@@ -58,6 +58,7 @@ def _memory(content: Content) -> Markup:
   memory, chip = content["memory"], content["place"]["chip"]
   kinds = plan_content.memory_kinds(content)
   total, limit = memory["total"], memory["limit"]
+  is_small = total < limit / 20  # nothing could be told apart
   segments, start = [], 0
   for index, number in enumerate(kinds.values()):
     segments.append(svg.Segment(start, number, index % len(svg.COLOURS)))
@@ -70,11 +71,14 @@ def _memory(content: Content) -> Markup:
     "Memory of a device by kind",
     "; ".join(f"{row.label} {row.value}" for row in rows) + f"; the chip has {gigabytes(limit)}",
     rows,
-    full=max(total, limit, start),
-    mark=svg.Mark(limit, f"{chip}: {gigabytes(limit)}"),
+    full=max(total, start) or 1 if is_small else max(total, limit, start),
+    mark=None if is_small else svg.Mark(limit, f"{chip}: {gigabytes(limit)}"),
   )
   source = "The compiler's count" if memory["exact"] else "An estimate"
-  return page.figure(picture, f"{source}. Each kind begins where the one above it ends.")
+  caption = f"{source}. Each kind begins where the one above it ends."
+  if is_small:
+    caption += f" The {gigabytes(limit)} of a {chip} device are far beyond the right end."
+  return page.figure(picture, caption)
 
 
 def _time(content: Content) -> Markup:

@@ -10,6 +10,7 @@ import re
 import plans
 import pytest
 
+from switch_t5.planning import plan
 from switch_t5.reports import plan_content, plan_page
 
 
@@ -96,6 +97,13 @@ def test_several_plans_stand_side_by_side_and_each_has_its_part():
   assert page.count("<h1>") == 1
   text = visible(page)
   assert text.index("side by side") < text.index("Fits: ") < text.index("Does not fit: ")
+
+
+def test_a_program_that_is_small_for_its_chip_fills_its_picture():
+  small = plan.Memory(limit=95 * plans.GB, total=plans.MB, kinds={"program": plans.MB}, exact=True)
+  page = plan_page.render(plans.sample(memory=small))
+  assert "The 95.0 GB of a v5p device are far beyond the right end." in visible(page)
+  assert page.count('width="100.00%"') >= 2  # all, and the program
 
 
 def test_pictures_have_descriptions_with_all_their_numbers():
