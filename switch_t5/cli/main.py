@@ -188,7 +188,7 @@ def help_text() -> str:
   modes = [(f"{name} {mode.arguments}".strip(), mode.summary) for name, mode in MODES.items()]
   codes = [
     ("0", "done"),
-    ("1", "checkpoint diff: the checkpoints differ"),
+    ("1", "checkpoint diff: the checkpoints differ; plan: it does not fit"),
     ("2", "usage or configuration"),
     ("3", "data or checkpoint"),
     ("4", "diverged"),

@@ -42,8 +42,8 @@ _UNNEEDED = {
 _COMPILED = 3  # layouts of a search
 
 
-def run(command_line: CommandLine) -> None:
-  """Plans what the command line says, prints the plan and writes it to --to."""
+def run(command_line: CommandLine) -> int:
+  """Plans what the command line says, prints the plan, writes it to --to; 1: it does not fit."""
   if command_line.topology is None:
     raise ConfigError(
       "There is nothing to plan for.",
@@ -66,6 +66,7 @@ def run(command_line: CommandLine) -> None:
     write_text_durably(folder / "plan.json", json.dumps(content, indent=2) + "\n")
     write_text_durably(folder / "plan.html", plan_page.render(content))
     _say(f"Written: {folder}/plan.html, plan.json")
+  return 0 if plan.memory.fits else 1
 
 
 class Planner:
