@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import optax
@@ -49,6 +50,7 @@ def step(model=SWITCH_BASE, mesh=(1, 64, 1), rows=2048, **changes) -> Step:
   return Step("train", model, rows, (512, 114), MeshShape(*mesh), **changes)
 
 
+@functools.cache
 def arrays(model=SWITCH_BASE) -> StateArrays:
   """What a run with Adafactor keeps."""
   definition = define_model(model)

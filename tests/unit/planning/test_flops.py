@@ -118,13 +118,6 @@ def test_capacity_is_paid_in_empty_places():
   assert roomy - exact == pytest.approx(experts, rel=1e-9)
 
 
-def test_without_capacity_all_rows_that_a_device_has_room_for_are_counted():
-  config = dataclasses.replace(MODELS["switch_base"], train_capacity_factor=None)
-  alone = counted(config)
-  experts = 2.0 * 6 * (ENCODER + DECODER) * 2 * T5_BASE.d_model * T5_BASE.d_ff
-  assert counted(config, (1, 4, 1)) - alone == pytest.approx(3 * experts, rel=1e-9)
-
-
 @pytest.mark.smoke
 def test_a_ragged_matmul_and_its_gradients_meet_one_kernel_a_row():
   x, kernel = jax.ShapeDtypeStruct((24, 8), jnp.bfloat16), jnp.zeros((4, 8, 16), jnp.bfloat16)
