@@ -4,12 +4,13 @@
 python -m benchmarks.plan_memory
 
 On an accelerator what is used is the allocator's peak; on the CPU the growth of the process's resident
-memory from the compiled program to the end of three steps, its peak. Each model has a process of its own.
+memory while it trains three steps, its peak, and the state. Each model has a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import re
 import subprocess
@@ -28,6 +29,7 @@ from switch_t5.planning import memory as closed_form
 from switch_t5.planning import program
 from switch_t5.planning.step import device_bytes
 from switch_t5.training.init import init_state
+from switch_t5.types import DeviceBatch
 
 RUN = ("TRAIN_STEPS = 9", "MESH_SHAPE = (1, 1, 1)", "ModelConfig.activation_dtype = 'float32'")
 # What each adds to the demo, which has 2 + 2 layers, d 256 and 8 experts.
@@ -60,16 +62,22 @@ def worker(name: str) -> dict[str, float]:
       limit=0,
     )
     estimated = closed_form.memory(training.step, training.arrays, 0)
-    before = forget_peak()
-    run(session, compiled)
-  return {"planned": planned.total, "estimated": estimated.total, "used": peak() - before}
+    state = init_state(session.definition, session.optimizer, session.abstract, seed=0)
+    batch = random_rows(session)
+    grown = -forget_peak()
+    for _ in range(_STEPS):
+      state, metrics = compiled(state, batch, session.seed, None)
+    jax.block_until_ready(metrics)
+  grown += peak()
+  if jax.devices()[0].platform == "cpu":
+    grown += sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+  return {"planned": planned.total, "estimated": estimated.total, "used": grown}
 
 
-def run(session: Session, compiled: jax.stages.Compiled) -> None:
-  """Trains a few steps on random rows."""
+def random_rows(session: Session) -> DeviceBatch:
+  """Returns a full batch of random ids."""
   rng = np.random.default_rng(0)
-  state = init_state(session.definition, session.optimizer, session.abstract, seed=0)
-  batch = {
+  return {
     name: jax.device_put(
       (rng.integers(1, 8000, spec.shape) if "tokens" in name else np.ones(spec.shape)).astype(
         spec.dtype
@@ -78,15 +86,13 @@ def run(session: Session, compiled: jax.stages.Compiled) -> None:
     )
     for name, spec in session.abstract_batch().items()
   }
-  for _ in range(_STEPS):
-    state, metrics = compiled(state, batch, session.seed, None)
-  jax.block_until_ready(metrics)
 
 
 def forget_peak() -> int:
   """Sets the peak back, where there is one of the process, and returns the bytes that are in use."""
   if jax.devices()[0].platform != "cpu":
     return 0
+  ctypes.CDLL(None).malloc_trim(0)  # what compilation has left
   Path("/proc/self/clear_refs").write_text("5")
   return _status("VmRSS")
 

@@ -129,5 +129,5 @@ def attend(
     return jnp.einsum("bhqk,bkhd->bqhd", probs, v)
 
   if recompute:
-    mean_of_values = jax.checkpoint(mean_of_values, prevent_cse=False)  # it runs inside a scan
+    mean_of_values = jax.checkpoint(mean_of_values)
   return mean_of_values(q, k, v, mask, bias, dropout_key).reshape(query.shape)

@@ -69,7 +69,9 @@ def scan_blocks(
 
   if remat == "full":
     policy = jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES)
-    run_block = jax.checkpoint(run_block, policy=policy, prevent_cse=False)
+    # In a loop forward and backward pass are apart; side by side XLA would find them equal and keep all.
+    side_by_side = unroll >= repeats
+    run_block = jax.checkpoint(run_block, policy=policy, prevent_cse=side_by_side)
   return jax.lax.scan(run_block, x, (params, keys), length=repeats, unroll=min(unroll, repeats))
 
 
