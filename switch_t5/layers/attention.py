@@ -65,7 +65,7 @@ class Attention(nnx.Module):
       x: queries come from it, [B * Q, d].
       memory: keys and values come from it, [B * K, d]; x itself in self-attention.
       mask: bool [B, 1, Q, K], False where a query must not see a key.
-      bias: float32 [1, H, Q, K] added to the logits.
+      bias: float32 [S, H, Q, K] added to the logits of each of S equal parts of the batch.
       key: for dropout.
 
     Returns:
@@ -122,7 +122,8 @@ def attend(
   def mean_of_values(q, k, v, mask, bias, dropout_key):
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
     if bias is not None:
-      logits = logits + bias
+      parts = logits.reshape(bias.shape[0], -1, *logits.shape[1:])
+      logits = (parts + bias[:, None]).reshape(logits.shape)
     probs = jax.nn.softmax(jnp.where(mask, logits, MASKED_LOGIT), axis=-1).astype(v.dtype)
     batch, heads, _, keys = probs.shape
     probs = dropout(probs, dropout_rate, dropout_key, (batch, heads, 1, keys))

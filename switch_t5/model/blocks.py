@@ -79,7 +79,7 @@ class StackInputs(NamedTuple):
     token_ids: int32 [B, L], which a hash router reads.
     token_mask: bool [B, L], False on padding: the tokens that are routed.
     self_mask: bool [B, 1, L, L] of self-attention.
-    self_bias: float32 [1, H, L, L], the relative position bias.
+    self_bias: float32 [S, H, L, L], the relative position bias of each shard of the batch.
     memory: None in the encoder.
     positions: None: of the columns.
   """

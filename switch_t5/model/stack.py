@@ -19,7 +19,7 @@ from switch_t5.layers.norm import LayerNorm
 from switch_t5.layers.relative_position import RelativePositionBias
 from switch_t5.model.blocks import Block, Layer, Memory, StackInputs
 from switch_t5.model.config import ModelConfig
-from switch_t5.sharding.annotate import prepend_axis
+from switch_t5.sharding.annotate import batch_shards, prepend_axis
 from switch_t5.types import Array, PRNGKey
 
 
@@ -127,7 +127,8 @@ class Stack(nnx.Module):
     """
     batch_size, length = token_mask.shape
     before_key, blocks_key, after_key = (None,) * 3 if key is None else jax.random.split(key, 3)
-    inputs = StackInputs(token_ids, token_mask, self_mask, self.relpos_bias(length), memory)
+    bias = self.relpos_bias(length, batch_shards())
+    inputs = StackInputs(token_ids, token_mask, self_mask, bias, memory)
     x = dropout_tokens(x, self.dropout_rate, before_key, batch_size)
     x, report = self._scan_runs(x, inputs, capacity_factor, blocks_key)
     x = self.final_norm(x)

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from switch_t5.sharding.mesh import DATA, EXPERT
 from switch_t5.sharding.rules import partition_spec
 from switch_t5.types import Array, AxisNames, DType
 
@@ -37,6 +40,12 @@ def gathered(parameter: nnx.Param, dtype: DType) -> Array:
     value = jax.lax.with_sharding_constraint(value, P(*(P.UNCONSTRAINED,) * value.ndim))
   axes = parameter.get_metadata()["axes"]
   return constrain(value, *axes[len(axes) - value.ndim :])  # a scan has taken the axis `layers` off
+
+
+def batch_shards() -> int:
+  """Returns over how many devices the batch is split; 1 outside a mesh."""
+  sizes = jax.sharding.get_abstract_mesh().shape
+  return math.prod(sizes.get(axis, 1) for axis in (DATA, EXPERT))
 
 
 def constrain(x: Array, *axes: str | None) -> Array:

@@ -63,7 +63,7 @@ class SwitchAttention(nnx.Module):
 
     Args:
       x: [B * L, d].
-      mask, bias: bool [B, 1, L, L] and float32 [1, H, L, L], as of `Attention`.
+      mask, bias: bool [B, 1, L, L] and float32 [S, H, L, L], as of `Attention`.
       token_mask, token_ids, capacity_factor: of the Switch layer.
       key: for its noise, and for dropout.
 
