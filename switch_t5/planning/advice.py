@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -204,14 +204,19 @@ def _excess(plan: Plan, mesh: MeshShape) -> Iterator[str]:
     if sends <= _EXCESS * least + 2**20:
       continue
     of_axes = [c for c in plan.collectives if c.axes == axes]
-    most = max(of_axes, key=lambda c: wire_bytes(c, mesh))
+    surplus: Counter[tuple[str, str, str]] = Counter()
+    for c in of_axes:
+      surplus[c.kind, c.phase, c.where] += c.total
+    for c in plan.bounds:
+      surplus[c.kind, c.phase, c.where] -= c.total if c.axes == axes else 0
+    most = max(of_axes, key=lambda c: (surplus[c.kind, c.phase, c.where], c.total))
     over = " and ".join(axes) or "groups that are no axes of the mesh"
     note = ""
     if plan.place.chip == "cpu" and plan.work.activation_dtype == "bfloat16":
       note = " XLA sends bfloat16 as float32 on CPU, and on no other device."
     yield (
       f"Over {over} the program sends {size(sends)} a step and device, {size(sends - least)} more "
-      f"than the layout needs; the largest part is {_named(most)}.{note}"
+      f"than the layout needs; most of it by {_named(most)}.{note}"
     )
 
 
