@@ -30,20 +30,22 @@ ONE, TWO = "v5p:2x2x2", "v5p:2x2x1*2"
 LAYOUTS = {
   "data": (ONE, (8, 1, 1), "replicated"),
   "model": (ONE, (1, 1, 8), "replicated"),
-  "data and model": (ONE, (4, 1, 2), "replicated"),
-  "expert and data": (ONE, (2, 4, 1), "replicated"),
-  "expert, model and data": (ONE, (2, 2, 2), "replicated"),
+  "data+model": (ONE, (4, 1, 2), "replicated"),
+  "expert+data": (ONE, (2, 4, 1), "replicated"),
+  "expert+model+data": (ONE, (2, 2, 2), "replicated"),
   "FSDP": (ONE, (8, 1, 1), "fsdp"),
-  "FSDP, expert and model": (ONE, (2, 2, 2), "fsdp"),
-  "two slices, expert": (TWO, (2, 4, 1), "replicated"),
-  "two slices, expert and model": (TWO, (2, 2, 2), "replicated"),
-  "two slices, FSDP": (TWO, (2, 4, 1), "fsdp"),
+  "FSDP+expert+model": (ONE, (2, 2, 2), "fsdp"),
+  "two slices: expert": (TWO, (2, 4, 1), "replicated"),
+  "two slices: expert+model": (TWO, (2, 2, 2), "replicated"),
+  "two slices: FSDP": (TWO, (2, 4, 1), "fsdp"),
 }
 SETTINGS = (
   "MODEL_DIR = 'not written'",
   "BATCH_SIZE = 64",
   "ModelConfig.sequences_per_group = 4",
   "ModelConfig.activation_dtype = 'bfloat16'",
+  "ModelConfig.num_heads = 8",
+  "ModelConfig.d_kv = 32",
 )
 Row = tuple[str, str, bool]  # kind, axes, whether it crosses slices
 HEADING = f"{'layout':<30}{'kind':<20}{'over':<14}{'times':>6}{'MB':>9}{'least MB':>10}"

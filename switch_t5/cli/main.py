@@ -79,7 +79,7 @@ MODES = {
   "infer": Mode("infer", "answer all texts of a file or a task", takes=("job", "dry_run")),
   "plan": Mode(
     "plan",
-    "compile the step for devices that are not here: does it fit, how fast, what to change",
+    "compile the step for devices that are not here: does it fit?",
     takes=("topology", "search", "to", "dry_run", "json"),
   ),
   "study": Mode(
