@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drills of a whole run, on the demo's model: `scripts/drill.sh [kills|damage|meshes ...]`.
+"""Drills of a whole run, on the demo's model: `scripts/drill.sh [kills|damage|meshes|plans ...]`.
 
 kills: kill -9 at a random moment between steps 5 and 25, ten times, then to the end: parameters and
 optimizer state are bit for bit those of an undisturbed run. damage: each file of the newest checkpoint
 with one bit flipped, then missing, then truncated: it is named, and training falls back. meshes: 20
-steps on six meshes print the same loss. Exits with 1 if any of this does not hold.
+steps on six meshes print the same loss. plans: its step compiled for TPUs that are not here, twice at
+once, sends tokens as the layouts need. Exits with 1 if any of this does not hold.
 """
 
 from __future__ import annotations
 
+import json
 import pathlib
 import random
 import shutil
@@ -122,9 +124,36 @@ def meshes(folder: pathlib.Path, *, steps: int = 20) -> bool:
   return worst <= TOLERANCE
 
 
+def plans(folder: pathlib.Path) -> bool:
+  """Plans the demo's model for TPUs twice at once (the extra `plan`): tokens cross as the layout needs."""
+  held = True
+  print("| mesh | exit code | all-to-all, bytes | the least |")
+  print("|---|---|---|---|")
+  meshes = ((1, 8, 1), (2, 2, 2))
+  flags = [demo_flags(folder / "none", MESH_SHAPE=mesh) for mesh in meshes]
+  started = [
+    runs.start("plan", *given, "--topology=v5e:2x4", f"--to={folder / str(index)}")
+    for index, given in enumerate(flags)
+  ]
+  for index, (mesh, process) in enumerate(zip(meshes, started, strict=True)):
+    code, output = runs.finish(process, timeout=1800)
+    if code:
+      print(output)
+      return False
+    plan = json.loads((folder / str(index) / "plan.json").read_text())
+    sent, least = (
+      sum(c["total"] for c in plan[name] if c["kind"] == "all-to-all")
+      for name in ("collectives", "bounds")
+    )
+    print(f"| {mesh} | {code} | {sent:,} | {least:,} |", flush=True)
+    held &= sent == least > 0
+  print()
+  return held
+
+
 def main(names: list[str]) -> int:
   """Runs the drills named, or all; returns the exit code."""
-  all_drills = {"kills": kills, "damage": damage, "meshes": meshes}
+  all_drills = {"kills": kills, "damage": damage, "meshes": meshes, "plans": plans}
   verdicts = {}
   for name in names or all_drills:
     with tempfile.TemporaryDirectory(prefix="drill-") as folder:
