@@ -231,7 +231,8 @@ def _named(collective: Collective) -> str:
   where = f" in the {collective.where}" if collective.where else ""
   what = f" ({collective.what})" if collective.what else ""
   over = " and ".join(collective.axes) or "other groups"
+  times = "once" if collective.times == 1 else f"{collective.times} times"
   return (
-    f"{collective.kind} over {over}{where}, {collective.phase}, {collective.times} times "
+    f"{collective.kind} over {over}{where}, {collective.phase}, {times} "
     f"{size(collective.bytes)}{what}"
   )
