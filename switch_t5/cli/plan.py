@@ -55,14 +55,13 @@ def run(command_line: CommandLine) -> int:
   platform.select("cpu", emulated)
   configuration = gin_setup.load_command_line(command_line, CONFIGURABLES, unneeded=_UNNEEDED)
   planner = Planner(configured(configuration), topology)
+  folder = None if command_line.to is None else _folder(command_line.to)
   if not command_line.dry_run:
     planner.open_devices()
   plan = planner.search() if command_line.search else planner.plan(planner.step)
   content = plan.as_json()
   print(json.dumps(content, indent=2) if command_line.json else plan_text.render(content))
-  if command_line.to is not None:
-    folder = Path(command_line.to)
-    folder.mkdir(parents=True, exist_ok=True)
+  if folder is not None:
     write_text_durably(folder / "plan.json", json.dumps(content, indent=2) + "\n")
     write_text_durably(folder / "plan.html", plan_page.render(content))
     _say(f"Written: {folder}/plan.html, plan.json")
@@ -198,6 +197,20 @@ def _laid_out(step: Step, candidate: Candidate) -> Step:
     microbatches=candidate.microbatches,
     remat=candidate.remat,
   )
+
+
+def _folder(path: str) -> Path:
+  """Makes the folder of --to before anything is compiled; raises ConfigError if it cannot be made."""
+  folder = Path(path)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ConfigError(
+      "The folder of the plan cannot be made.",
+      value=f"--to={path}: {error.strerror}",
+      remedy="a folder that can be written, or one that is not there yet",
+    ) from None
+  return folder
 
 
 def _versions(kind: str) -> dict[str, str]:

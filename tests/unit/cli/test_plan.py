@@ -101,6 +101,13 @@ def test_a_topology_that_is_none_is_explained(argv, said):
   assert code == 2 and said in errors
 
 
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_compiled(tmp_path):
+  (tmp_path / "file").write_text("")
+  tiny = runs.tiny_flags(tmp_path)
+  code, _, errors = runs.run_here("plan", *tiny, "--topology=cpu:1", f"--to={tmp_path / 'file'}")
+  assert code == 2 and "File exists" in errors and "Compiling" not in errors
+
+
 def test_without_libtpu_it_says_how_to_get_it(monkeypatch):
   monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
   recipe = "--gin_file=recipes/pretrain_switch_base.gin"
