@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of the paper's models, to be planned."""
+"""The paper's models, and steps of them to be planned."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from switch_t5.optim.adafactor import adafactor, num_batch_axes
 from switch_t5.planning.step import StateArrays, Step, state_arrays
 from switch_t5.sharding.mesh import MeshShape
 
-SWITCH_BASE = ModelConfig(
-  vocab_size=32100,
+T5_BASE = ModelConfig(
+  vocab_size=32128,
   d_model=768,
   d_ff=3072,
   d_kv=64,
   num_heads=12,
   num_encoder_layers=12,
   num_decoder_layers=12,
+)
+SWITCH_BASE = dataclasses.replace(
+  T5_BASE,
   num_experts=128,
   num_encoder_sparse_layers=6,
   num_decoder_sparse_layers=6,

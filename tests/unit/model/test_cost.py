@@ -6,20 +6,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from planned import T5_BASE
 
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.cost import forward_flops_per_sequence, parameter_count
 from switch_t5.model.router_config import RouterConfig
 
-T5_BASE = ModelConfig(
-  vocab_size=32128,
-  d_model=768,
-  d_ff=3072,
-  d_kv=64,
-  num_heads=12,
-  num_encoder_layers=12,
-  num_decoder_layers=12,
-)
 T5_LARGE = dataclasses.replace(
   T5_BASE, d_model=1024, d_ff=4096, num_heads=16, num_encoder_layers=24, num_decoder_layers=24
 )

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from collectives import collectives
+from planned import SWITCH_BASE
 
 from switch_t5.batch import batch_spec
 from switch_t5.losses.objective import LossConfig
@@ -47,19 +48,6 @@ TINY = ModelConfig(
   activation_dtype="float32",
 )
 LENGTHS, ROWS = (12, 9), 16
-SWITCH_BASE = ModelConfig(
-  vocab_size=32128,
-  d_model=768,
-  d_ff=3072,
-  d_kv=64,
-  num_heads=12,
-  num_encoder_layers=12,
-  num_decoder_layers=12,
-  num_experts=128,
-  num_encoder_sparse_layers=6,
-  num_decoder_sparse_layers=6,
-  sequences_per_group=8,
-)
 
 
 def step(mesh, model=SWITCH_BASE, **changes) -> Step:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from planned import arrays
+from planned import T5_BASE, arrays
 
 from switch_t5.batch import batch_spec
 from switch_t5.losses.objective import LossConfig
@@ -26,16 +26,6 @@ from switch_t5.sharding.placement import batch_sharding
 from switch_t5.training.objective import CrossEntropyObjective
 from switch_t5.training.state import abstract_state
 from switch_t5.training.train_step import build_train_step
-
-T5_BASE = ModelConfig(
-  vocab_size=32100,
-  d_model=768,
-  d_ff=3072,
-  d_kv=64,
-  num_heads=12,
-  num_encoder_layers=12,
-  num_decoder_layers=12,
-)
 
 
 def switch(experts: int, model: ModelConfig = T5_BASE, **changes) -> ModelConfig:

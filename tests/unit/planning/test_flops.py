@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from planned import T5_BASE
 
 from switch_t5.batch import batch_spec
 from switch_t5.layers.moe.grouped_matmul import grouped_matmul
@@ -18,15 +19,6 @@ from switch_t5.planning.flops import count
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 
 ENCODER, DECODER = 512, 114  # lengths of Table 9
-T5_BASE = ModelConfig(
-  vocab_size=32128,
-  d_model=768,
-  d_ff=3072,
-  d_kv=64,
-  num_heads=12,
-  num_encoder_layers=12,
-  num_decoder_layers=12,
-)
 GATED = {"mlp_activations": ("gelu", "linear"), "logits_via_embedding": False}
 
 
