@@ -18,7 +18,7 @@ from tqdm import tqdm
 from switch_t5.cli import asking, distributed, gin_setup
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
-from switch_t5.cli.infer_config import InferConfig
+from switch_t5.cli.infer_config import AT_ONCE, InferConfig
 from switch_t5.cli.infer_input import Inputs, Text, open_inputs
 from switch_t5.cli.infer_output import INDEX, OutputFile, lines_done, part_of, part_path
 from switch_t5.cli.load import FoundModel
@@ -26,7 +26,6 @@ from switch_t5.errors import DataError, Interrupted
 from switch_t5.inference.text_model import TextModel
 from switch_t5.training.interruption import Interruption
 
-_AT_ONCE = 8  # texts for each device, if BATCH_SIZE is None
 _SHOWN = 20  # jobs that are not done
 _PART = 8  # batches that are answered between two writes
 
@@ -48,7 +47,7 @@ def run(command_line: CommandLine) -> None:
     # Other machines may not see the file.
     done = _from_first_process(output.done if jax.process_index() == 0 else 0)
     if done < len(jobs.numbers):
-      model = config.model.load(found, at_once=_AT_ONCE)
+      model = config.model.load(found, at_once=AT_ONCE)
       with Interruption() as interruption:
         _Run(model, config, output, jobs.numbers).answer(inputs, done, interruption)
   jobs.report()

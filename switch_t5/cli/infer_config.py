@@ -14,6 +14,7 @@ if TYPE_CHECKING:
   from switch_t5.cli.load import FoundModel
   from switch_t5.inference.text_model import TextModel
 
+AT_ONCE = 8  # texts of `infer` for each device, if BATCH_SIZE is None
 _DTYPES = (None, "float32", "bfloat16")
 
 
@@ -51,6 +52,10 @@ class LoadConfig:
 
     return find(self.path, self.vocabulary_path)
 
+  def rows(self, at_once: int) -> int:
+    """Returns the batch size; `at_once` for each device along data x expert if it is not given."""
+    return self.batch_size or at_once * MeshShape.parse(self.mesh_shape).batch_shards
+
   def load(self, found: FoundModel, *, at_once: int) -> TextModel:
     """Reads its arrays.
 
@@ -58,9 +63,7 @@ class LoadConfig:
       found: what `find` returned.
       at_once: batch size for each device along data x expert, if `batch_size` is None.
     """
-    mesh = MeshShape.parse(self.mesh_shape)
-    size = self.batch_size or at_once * mesh.batch_shards
-    return found.load(batch_size=size, mesh_shape=self.mesh_shape, dtype=self.dtype)
+    return found.load(batch_size=self.rows(at_once), mesh_shape=self.mesh_shape, dtype=self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,11 +27,10 @@ from switch_t5.planning import topology as topology_lib
 from switch_t5.planning.advice import advice
 from switch_t5.planning.memory import traffic
 from switch_t5.planning.plan import Candidate, Plan
-from switch_t5.planning.search import search
+from switch_t5.planning.search import laid_out, search
 from switch_t5.planning.step import Step, device_bytes
 from switch_t5.planning.topology import Topology
 from switch_t5.reports import plan_page, plan_text
-from switch_t5.sharding.mesh import MeshShape
 
 # What a recipe requires and a plan does not look at.
 _UNNEEDED = {
@@ -104,7 +103,7 @@ class Planner:
     for index, candidate in enumerate(self.candidates):
       if self._devices is None or len(best) == _COMPILED or not candidate.fits:
         break
-      plan = self.plan(_laid_out(self._work.step, candidate))
+      plan = self.plan(laid_out(self._work.step, candidate))
       self.candidates[index] = dataclasses.replace(
         candidate,
         memory=plan.memory.total,
@@ -114,7 +113,7 @@ class Planner:
       )
       best.append((self.candidates[index], plan))
     if not best:
-      return self.plan(_laid_out(self._work.step, self.candidates[0]))
+      return self.plan(laid_out(self._work.step, self.candidates[0]))
     _, plan = min(best, key=lambda pair: (not pair[0].fits, pair[0].step))
     return dataclasses.replace(plan, candidates=tuple(self.candidates))
 
@@ -141,23 +140,23 @@ class Planner:
       f"MESH_SHAPE = {tuple(step.mesh)} is of {step.mesh.num_devices:,} devices, {self._topology.text} has "
       f"{self._topology.devices:,}: planned with {chosen.mesh}, by the estimate the fastest that fits."
     )
-    return _laid_out(step, chosen)
+    return laid_out(step, chosen)
 
   def _compiled(self, step: Step, plan: Plan) -> Plan:
     """Returns an estimate with what the compiler says in its place."""
     assert self._devices is not None
     started = time.perf_counter()
     chip, slices = self._topology.chip, self._topology.slices
-    laid_out = self._work.lay_out(step, self._devices)
+    placed = self._work.lay_out(step, self._devices)
     given = {
-      "params_bytes": device_bytes(self._work.arrays.params, step) + laid_out.teacher_bytes,
+      "params_bytes": device_bytes(self._work.arrays.params, step) + placed.teacher_bytes,
       "optimizer_bytes": device_bytes(self._work.arrays.optimizer, step),
       "batch_bytes": plan.memory.kinds["batch"],
       "limit": chip.usable_memory,
     }
     _say(f"Compiling for {self._topology.text} on {tuple(step.mesh)} ...")
-    with jax.set_mesh(laid_out.mesh):
-      traced = laid_out.trace()
+    with jax.set_mesh(placed.mesh):
+      traced = placed.trace()
       counted = flops.count(traced, step.mesh.num_devices, loop_trips=self._work.loop_trips)
       plan = dataclasses.replace(
         plan,
@@ -172,7 +171,7 @@ class Planner:
           raise
         return self._timed(plan, started, memory=memory)
     text = compiled.as_text()
-    found = program.collectives(text, laid_out.mesh)
+    found = program.collectives(text, placed.mesh)
     gradients = device_bytes(self._work.arrays.params, step) if step.trains else 0
     took = estimate_lib.time(step, chip, slices, counted, traffic(step, self._work.arrays), found)
     return self._timed(
@@ -187,16 +186,6 @@ class Planner:
   def _timed(self, plan: Plan, started: float, **changes: object) -> Plan:
     seconds = time.perf_counter() - started
     return dataclasses.replace(plan, compile_seconds=seconds, **changes)  # type: ignore[arg-type]
-
-
-def _laid_out(step: Step, candidate: Candidate) -> Step:
-  """Returns the step in a layout of a search."""
-  return step.laid_out(
-    mesh=MeshShape(*candidate.mesh),
-    parameter_sharding=candidate.parameter_sharding,
-    microbatches=candidate.microbatches,
-    remat=candidate.remat,
-  )
 
 
 def _folder(path: str) -> Path:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from switch_t5.cli import gin_setup, model_file
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.configuration import Configuration
-from switch_t5.cli.infer_config import InferConfig
+from switch_t5.cli.infer_config import AT_ONCE, InferConfig
 from switch_t5.cli.load import find, for_inference
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.teacher import lay_out
@@ -30,7 +30,6 @@ from switch_t5.planning.step import Step, state_arrays
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 from switch_t5.training.state import abstract_params, device_bytes
 
-_AT_ONCE = 8  # texts for each device, where `infer` is not told
 _EOS = 1
 
 
@@ -122,13 +121,12 @@ class Inference:
   def __init__(self, config: InferConfig):
     self._decoding = config.decoding
     model = _model_of(config.model.path, config.model.vocabulary_path)
-    mesh = MeshShape.parse(config.model.mesh_shape)
     self.step = Step(
       "infer",
       for_inference(model, config.model.dtype),
-      config.model.batch_size or _AT_ONCE * mesh.batch_shards,
+      config.model.rows(AT_ONCE),
       (bucket(config.task_feature_lengths["inputs"]), bucket(config.decoding.max_tokens)),
-      mesh,
+      MeshShape.parse(config.model.mesh_shape),
     )
     self.arrays = state_arrays(define_model(self.step.model))
     self.loop_trips = self.step.lengths[1]

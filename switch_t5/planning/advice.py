@@ -14,7 +14,7 @@ from switch_t5.planning.bounds import wire_bytes
 from switch_t5.planning.estimate import dropped
 from switch_t5.planning.memory import memory
 from switch_t5.planning.plan import Collective, Plan
-from switch_t5.planning.search import divides, fewest_microbatches, search
+from switch_t5.planning.search import divides, fewest_microbatches, laid_out, search
 from switch_t5.planning.step import StateArrays, Step
 from switch_t5.planning.topology import Topology
 from switch_t5.reports.quantities import gigabytes, percent, seconds, size
@@ -70,13 +70,7 @@ def _to_fit(plan: Plan, step: Step, arrays: StateArrays, topology: Topology) -> 
     return
   best = next(iter(search(step, arrays, topology)), None)
   if best is not None and best.fits:
-    together = step.laid_out(
-      mesh=MeshShape(*best.mesh),
-      parameter_sharding=best.parameter_sharding,
-      microbatches=best.microbatches,
-      remat=best.remat,
-    )
-    yield f"{_gin(step, together)}: about {gigabytes(best.memory)}, which fits."
+    yield f"{_gin(step, laid_out(step, best))}: about {gigabytes(best.memory)}, which fits."
   elif best is not None:
     more = math.ceil(topology.devices * best.memory / limit)
     yield (

@@ -32,8 +32,8 @@ def search(step: Step, arrays: StateArrays, topology: Topology) -> list[Candidat
     # With one device along data there is nothing to split parameters over.
     for way in PARAMETER_RULES if step.trains and mesh.data > 1 else ("replicated",):
       for remat in REMAT if step.trains else ("none",):
-        laid_out = step.laid_out(mesh=mesh, parameter_sharding=way, microbatches=1, remat=remat)
-        if (fewest := fewest_microbatches(laid_out, arrays, topology)) is not None:
+        tried = step.laid_out(mesh=mesh, parameter_sharding=way, microbatches=1, remat=remat)
+        if (fewest := fewest_microbatches(tried, arrays, topology)) is not None:
           found.append(candidate(fewest, arrays, topology))
   return sorted(found, key=lambda c: (not c.fits, c.step if c.fits else c.memory, c.memory))
 
@@ -52,6 +52,16 @@ def candidate(step: Step, arrays: StateArrays, topology: Topology) -> Candidate:
     step=took.step,
     fits=needed.fits,
     compiled=False,
+  )
+
+
+def laid_out(step: Step, chosen: Candidate) -> Step:
+  """Returns the step in a layout that a search found."""
+  return step.laid_out(
+    mesh=MeshShape(*chosen.mesh),
+    parameter_sharding=chosen.parameter_sharding,
+    microbatches=chosen.microbatches,
+    remat=chosen.remat,
   )
 
 

@@ -185,7 +185,7 @@ def devices(topology: Topology) -> list[jax.Device]:
       described = topologies.get_topology_desc(platform="tpu", **_tpu_arguments(topology))
     else:
       described = topologies.get_topology_desc(platform="cuda", **_gpu_arguments(topology))
-  except (RuntimeError, NotImplementedError) as error:
+  except RuntimeError as error:
     raise ConfigError(
       "XLA knows no such topology.",
       value=topology.text,
