@@ -27,20 +27,13 @@ from switch_t5.sharding.mesh import MeshShape
 CHECKPOINT_BANDWIDTH = 1e9  # bytes a second of each host, to a disk or a store of objects
 
 
-def estimate(
-  step: Step,
-  arrays: StateArrays,
-  topology: Topology,
-  *,
-  checkpoint_bandwidth: float = CHECKPOINT_BANDWIDTH,
-) -> Plan:
+def estimate(step: Step, arrays: StateArrays, topology: Topology) -> Plan:
   """Returns the plan of a step in closed form.
 
   Args:
     step: it divides over its mesh, which is of all of the topology's devices.
     arrays: the state.
     topology: where it runs.
-    checkpoint_bandwidth: bytes a second that each host writes.
   """
   chip = topology.chip
   by_dtype = flops_by_dtype(step)
@@ -69,8 +62,8 @@ def estimate(
     dropped=dropped(step),
     rows_per_second=step.rows / took.step,
     checkpoint_bytes=checkpoint,
-    checkpoint_seconds=checkpoint / (checkpoint_bandwidth * hosts),
-    checkpoint_bandwidth=checkpoint_bandwidth,
+    checkpoint_seconds=checkpoint / (CHECKPOINT_BANDWIDTH * hosts),
+    checkpoint_bandwidth=CHECKPOINT_BANDWIDTH,
   )
 
 
