@@ -18,13 +18,12 @@ from switch_t5.checkpoint.manager import CheckpointManager, RestoredCheckpoint
 from switch_t5.checkpoint.run_lock import RunLock
 from switch_t5.cli import dataset as dataset_lib
 from switch_t5.cli import distributed, gin_setup, run_record, student
-from switch_t5.cli.best_checkpoint import BestCheckpoint
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
 from switch_t5.cli.reporter import Reporter
 from switch_t5.cli.run_data import Reader, open_data
+from switch_t5.cli.run_evaluation import RunEvaluation
 from switch_t5.cli.session import Session, open_session
-from switch_t5.cli.task_evaluation import TaskEvaluator, table, write_answers
 from switch_t5.cli.teacher import open_teaching
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.errors import ConfigError, Interrupted
@@ -32,7 +31,6 @@ from switch_t5.interop.initial import open_parameters, open_state
 from switch_t5.interop.student import BY_LOAD, StudentParameters
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_places import router_places
-from switch_t5.training.eval_step import EvalStep
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
 from switch_t5.training.init import init_state
 from switch_t5.training.interruption import Interruption
@@ -47,7 +45,7 @@ def run(command_line: CommandLine) -> None:
   """Trains as the command line says; raises Interrupted if a signal stopped it after saving."""
   configuration = gin_setup.load_command_line(command_line, CONFIGURABLES)
   config: TrainConfig = configuration.call("train")
-  distributed.start(command_line)
+  distributed.start(command_line, configuration)
   session = open_session(config)
   config.dataset.check_task()
   training = Run(session, configuration.operative_config("train"), command_line.trace_steps)
@@ -118,9 +116,6 @@ class Run:
       self.model_dir / "checkpoints", keep=self.config.checkpoints_kept
     )
     self.checkpoint_hook = CheckpointHook(self.config.checkpoint_period, self.save)
-    self.best = BestCheckpoint(
-      self.model_dir, self.checkpoints, self.config.best_metric, self.config.best_is_larger
-    )
     self.reporter = Reporter(self.model_dir, self.config.wandb_project)
     self.say = self.reporter.say
 
@@ -137,7 +132,7 @@ class Run:
       self.say(f"Nothing to train: step {step} of {self.config.total_steps} is done.")
       return
     self.record_start(step)
-    self.best.resume(step)
+    self.evaluation.best.resume(step)
     train_step = self.compile(state)
     self.reporter.start(self.config.total_steps, step, {"config.gin": self.config_text})
     # A save that has begun is finished however the loop ends: a diverged run's last one is good.
@@ -201,19 +196,9 @@ class Run:
     # Not at the first evaluation: a split that is smaller than a row is refused now.
     self.data.validation_reader(self.session.rows)
     self.say(f"Data: {self.config.dataset.mixture_or_task_name}, {self.data.description}")
-    self.open_evaluation()
-
-  def open_evaluation(self) -> None:
-    """Reads the examples of the tasks that are evaluated, if any, and looks for the best metric."""
-    config, self.tasks = self.config, None
-    if config.task_evaluation is not None:
-      self.tasks = TaskEvaluator(
-        config.task_evaluation, config.dataset, self.session, self.data.vocabulary
-      )
-      self.say(self.tasks.describe())
-    if config.best_metric is not None:
-      known = self.session.held_out_names() + (self.tasks.metric_names() if self.tasks else [])
-      self.best.check(list(dict.fromkeys(known)))
+    self.evaluation = RunEvaluation(
+      self.session, self.data, self.model_dir, self.checkpoints, self.reporter
+    )
 
   def first_state(self, restored: RestoredCheckpoint | None) -> TrainState:
     """Returns the newest good checkpoint's state, or a new one."""
@@ -280,11 +265,10 @@ class Run:
     """Returns what happens between steps, in order."""
     config = self.config
     routers = [place.name for place in router_places(self.session.model)]
-    eval_step = self.session.build_eval_step()
     return [
       LogHook(config.log_period, self.reporter.write, config.learning_rate, routers),
       self.checkpoint_hook,
-      EvalHook(config.eval_period, lambda loop: self.evaluate(loop, eval_step)),
+      EvalHook(config.eval_period, self.evaluate),
     ]
 
   def save(self, loop: LoopState) -> None:
@@ -294,40 +278,9 @@ class Run:
       loop.step, loop.state, data_state=data_state, config_text=self.config_text
     )
 
-  def evaluate(self, loop: LoopState, eval_step: EvalStep) -> None:
-    """Measures the validation split and says so; a signal ends it."""
-    metrics = self.session.held_out_metrics(
-      eval_step, loop.state.params, self.data, stop=self.interrupted
-    )
-    if not metrics:
-      self.say(f"The evaluation at step {loop.step} was not finished.")
-      return
-    task = self.config.dataset.mixture_or_task_name
-    cross_entropy, accuracy = (metrics[f"eval/{task}/{n}"] for n in ("cross_entropy", "accuracy"))
-    self.say(
-      f"Held-out at step {loop.step}: {cross_entropy:.3f} nats per target token, "
-      f"accuracy {accuracy:.1%}"
-    )
-    self.last_cross_entropy = cross_entropy
-    answered = self.evaluate_tasks(loop)
-    # A task's own accuracy takes the place of its tokens'.
-    self.reporter.write(loop.step, metrics | (answered or {}))
-    if answered is not None and self.best.see(
-      loop.step, metrics | answered, lambda: self.checkpoint_hook(loop)
-    ):
-      self.say(f"The best {self.config.best_metric} so far, kept in checkpoint_{loop.step}.")
-
-  def evaluate_tasks(self, loop: LoopState) -> dict[str, float] | None:
-    """Answers the tasks' examples, says and writes how well; returns None if a signal ended it."""
-    if self.tasks is None:
-      return {}
-    evaluated = self.tasks.evaluate(loop.state.params, self.interrupted)
-    if evaluated is None:
-      self.say(f"The tasks' evaluation at step {loop.step} was not finished.")
-      return None
-    write_answers(self.model_dir, evaluated, f"step_{loop.step}")
-    self.say(f"Tasks at step {loop.step} ({evaluated.seconds:.1f} s):\n{table(evaluated)}")
-    return evaluated.metrics
+  def evaluate(self, loop: LoopState) -> None:
+    """Measures what the configuration says; a signal ends it."""
+    self.evaluation(loop, stop=self.interrupted, save=self.checkpoint_hook)
 
   def finish(self, loop: LoopState, interruption: Interruption) -> None:
     """Saves the last step and says how it ended."""
@@ -341,18 +294,5 @@ class Run:
         remedy="the same command goes on from there",
       )
     if self.config.show_samples:
-      self.show_samples(loop)
+      self.evaluation.show_samples(loop.state.params)
     self.say(f"Done: step {loop.step}, saved in {self.model_dir}/checkpoints.")
-
-  def show_samples(self, loop: LoopState) -> None:
-    """Prints held-out sentences with their spans filled, and the loss beside the unigram's."""
-    filled = self.session.fill_held_out_spans(loop.state.params, self.data)
-    for example in filled:
-      self.say(f"\n{example.text}")
-      for sentinel, truth, prediction in example.spans:
-        self.say(f"  {sentinel:<15} truth: {truth!r:<32} model: {prediction!r}")
-    said = f"\nHeld-out cross-entropy {self.last_cross_entropy:.3f} nats per target token"
-    unigram = self.data.unigram_entropy()
-    if unigram is not None:
-      said += f"; unigram entropy of the same targets {unigram:.3f}"
-    self.say(f"{said}.")
