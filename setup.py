@@ -46,9 +46,16 @@ SCORES = ["rouge-score>=0.1.2,<0.2", "sacrebleu>=2.6,<3", "scikit-learn>=1.9,<2"
 PLAN = ["jax[tpu]>=0.10.2,<0.13"]
 # Pictures of studies.
 STUDY = ["matplotlib>=3.10,<4"]
+# Object stores: gs:// and s3://.
+GCS = ["gcsfs>=2026.9,<2027"]
+S3 = ["s3fs>=2026.9,<2027"]
 DEVELOPMENT = [
+  *GCS,
+  *S3,
   *SCORES,
   *STUDY,
+  "gcp-storage-emulator>=2026.7,<2027",
+  "moto[server]>=5.2.5,<6",
   "mypy>=2.4,<3",
   "pytest>=9.2,<10",
   "pytest-xdist>=3.8,<4",
@@ -68,8 +75,10 @@ setup(
   install_requires=REQUIREMENTS,
   extras_require={
     "dev": DEVELOPMENT,
+    "gcs": GCS,
     "interop": INTEROP,
     "plan": PLAN,
+    "s3": S3,
     "scores": SCORES,
     "study": STUDY,
     "wandb": ["wandb>=0.31,<1"],

@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+pytest_plugins = ["object_stores"]
+
 EMULATED_DEVICES = 8
 _DEVICE_FLAG = "--xla_force_host_platform_device_count"
 # Compiles in a third of the time; what runs longer for it are loops that tests keep tiny.

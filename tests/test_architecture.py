@@ -19,7 +19,7 @@ PACKAGE = REPOSITORY / "switch_t5"
 
 RANKS = {
   **dict.fromkeys(("types", "errors", "batch"), 0),
-  "sharding": 1,
+  **dict.fromkeys(("sharding", "storage"), 1),
   **dict.fromkeys(("layers", "scores"), 2),
   **dict.fromkeys(("model", "data", "losses", "metrics", "optim", "decoding", "reports"), 3),
   **dict.fromkeys(("training", "checkpoint", "distill", "inference"), 4),
