@@ -8,9 +8,9 @@ from typing import Any
 
 from switch_t5.cli.cache_teacher_config import CacheTeacher
 from switch_t5.cli.dataset import DatasetConfig
+from switch_t5.cli.distillation_config import Distillation
 from switch_t5.cli.infer_config import InferConfig, LoadConfig
 from switch_t5.cli.train_config import (
-  Distillation,
   EvalConfig,
   InitialCheckpoint,
   TaskEvaluation,

@@ -16,11 +16,12 @@ from jax.sharding import Mesh
 from switch_t5.cli import gin_setup, model_file
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.configuration import Configuration
+from switch_t5.cli.distillation_config import Distillation
 from switch_t5.cli.infer_config import AT_ONCE, InferConfig
 from switch_t5.cli.load import find, for_inference
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.teacher import lay_out
-from switch_t5.cli.train_config import Distillation, TrainConfig
+from switch_t5.cli.train_config import TrainConfig
 from switch_t5.distill.soft_targets import CachedTeacher, LiveTeacher
 from switch_t5.distill.teacher_cache import TeacherCache
 from switch_t5.inference.programs import Programs, bucket

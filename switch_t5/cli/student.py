@@ -8,10 +8,11 @@ import itertools
 import numpy as np
 
 from switch_t5.cli import model_file
+from switch_t5.cli.distillation_config import Distillation
 from switch_t5.cli.run_data import RunData
 from switch_t5.cli.session import Session
 from switch_t5.cli.teacher import open_teacher
-from switch_t5.cli.train_config import Distillation, InitialCheckpoint
+from switch_t5.cli.train_config import InitialCheckpoint
 from switch_t5.data.vocabulary import Vocabulary
 from switch_t5.errors import DataError
 from switch_t5.interop import detect

@@ -17,10 +17,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from switch_t5.checkpoint.initial import InitialParameters
+from switch_t5.cli.distillation_config import Distillation
 from switch_t5.cli.load import FoundModel, find, for_inference
 from switch_t5.cli.run_data import Reader, RunData
 from switch_t5.cli.session import Session
-from switch_t5.cli.train_config import Distillation
 from switch_t5.data.vocabulary import embedded_vocabulary_path
 from switch_t5.distill.soft_targets import CachedTeacher, LiveTeacher
 from switch_t5.distill.teacher_cache import CachedTeacherReader, TeacherCache
