@@ -72,6 +72,12 @@ class Interrupted(SwitchT5Error):
   exit_code = 75
 
 
+class PeerLostError(SwitchT5Error):
+  """Another process of the run died, stands still, or never came; run all again."""
+
+  exit_code = 76
+
+
 @contextlib.contextmanager
 def memory_for(what: str, *, value: object, remedy: str) -> Iterator[None]:
   """Turns XLA's word that something does not fit the memory into a ConfigError.

@@ -20,11 +20,12 @@ from switch_t5.cli import distributed, gin_setup
 from switch_t5.cli.cache_teacher_config import CacheTeacher
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.dataset import STREAMING
+from switch_t5.cli.distillation_config import Distillation
 from switch_t5.cli.flags import CommandLine
 from switch_t5.cli.run_data import Reader, RunData, open_data
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.teacher import Teacher, open_teacher
-from switch_t5.cli.train_config import Distillation, TrainConfig
+from switch_t5.cli.train_config import TrainConfig
 from switch_t5.distill.teacher_cache import Contents
 from switch_t5.distill.teacher_cache_writer import TeacherCacheWriter
 from switch_t5.distill.top_k_step import TopKStep, build_top_k_step
@@ -42,7 +43,7 @@ def run(command_line: CommandLine) -> None:
   config: CacheTeacher = configuration.call("cache_teacher")
   train: TrainConfig = configuration.call("train")
   distillation = checked_distillation(train)
-  distributed.start(command_line)
+  distributed.start(command_line, configuration)
   session = open_session(train)
   train.dataset.check_task()
   teacher = open_teacher(distillation, session)

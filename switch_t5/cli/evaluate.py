@@ -53,7 +53,7 @@ def run(command_line: CommandLine) -> None:
   configuration = gin_setup.load_command_line(command_line, CONFIGURABLES)
   config: EvalConfig = configuration.call("evaluate")
   train: TrainConfig = configuration.call("train")
-  distributed.start(command_line)
+  distributed.start(command_line, configuration)
   session = open_session(train)
   if config.held_out:
     train.dataset.check_task()

@@ -13,6 +13,8 @@ from absl import flags
 from switch_t5.errors import ConfigError, suggest
 
 PLATFORMS = ("cpu", "gpu", "tpu")
+AUTO = "auto"
+PEER_TIMEOUT = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +29,11 @@ class CommandLine:
     imports: modules to import first, with tasks of the user's own.
     platform: cpu, gpu or tpu, or None for what JAX finds.
     emulate_devices: how many CPU devices to emulate, or None.
-    coordinator_address: HOST:PORT of process 0, or None if there is one process.
+    coordinator_address: HOST:PORT of process 0, or None if there is one process; AUTO if JAX is to
+      find it, the count and the index in what a scheduler or a TPU says.
     process_count: processes of the run.
     process_index: which of them this is.
+    peer_timeout: seconds without a sign of life after which another process is lost.
     dry_run: check everything, train nothing.
     trace_steps: first and last step of a profiler trace, or None.
     job: (I, N), this job's number, from 0, and how many share the work; None is (0, 1).
@@ -57,6 +61,7 @@ class CommandLine:
   coordinator_address: str | None = None
   process_count: int | None = None
   process_index: int | None = None
+  peer_timeout: int = PEER_TIMEOUT
   dry_run: bool = False
   trace_steps: tuple[int, int] | None = None
   job: tuple[int, int] | None = None
@@ -83,9 +88,10 @@ HELP = (
   ("--import=MODULE", "import a module that registers tasks of your own"),
   ("--platform=cpu|gpu|tpu", "run there or fail; without it, what JAX finds"),
   ("--emulate_devices=N", "emulate N devices on the CPU"),
-  ("--coordinator_address=HOST:PORT", "of process 0, in a run of several processes"),
+  ("--coordinator_address=HOST:PORT", "of process 0, in a run of several processes; or auto"),
   ("--process_count=N", "processes of the run"),
   ("--process_index=I", "which of them this is, from 0"),
+  ("--peer_timeout=SECONDS", "without a sign of life, and another process is lost; 60 without it"),
   ("--dry_run", "check, then stop (train, infer, cache_teacher, study, plan)"),
   ("--trace_steps=A:B", "write a profiler trace of steps A to B to MODEL_DIR/trace (train)"),
   ("--job=I/N", "part I of N from 0; may run at once (cache, cache_teacher, infer)"),
@@ -119,6 +125,7 @@ def _define() -> flags.FlagValues:
   flags.DEFINE_integer("seeds", None, "", lower_bound=2, flag_values=values)
   flags.DEFINE_integer("process_count", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("process_index", None, "", lower_bound=0, flag_values=values)
+  flags.DEFINE_integer("peer_timeout", PEER_TIMEOUT, "", lower_bound=1, flag_values=values)
   for name in ("dry_run", "search", "debug", "json", "list", "help"):
     flags.DEFINE_boolean(name, False, "", flag_values=values)
   return values
@@ -156,6 +163,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     coordinator_address=found["coordinator_address"],
     process_count=found["process_count"],
     process_index=found["process_index"],
+    peer_timeout=found["peer_timeout"],
     dry_run=found["dry_run"],
     trace_steps=_parse_steps(found["trace_steps"]),
     job=_parse_job(found["job"]),

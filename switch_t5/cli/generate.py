@@ -37,7 +37,7 @@ def run(command_line: CommandLine) -> None:
   prompts = command_line.arguments[1:]
   for number, prompt in enumerate(prompts, start=1):
     _check_text(prompt, f"argument {number}")
-  distributed.start(command_line)
+  distributed.start(command_line, configuration)
   if not prompts and jax.process_count() > 1:
     raise ConfigError(
       "There is no prompt.",

@@ -34,7 +34,7 @@ def run(command_line: CommandLine) -> None:
   """Answers the texts of this job that have no answer yet; raises Interrupted if a signal came."""
   configuration = gin_setup.load_command_line(command_line, CONFIGURABLES, "infer")
   config: InferConfig = configuration.call("infer")
-  distributed.start(command_line)
+  distributed.start(command_line, configuration)
   found = config.model.find()
   inputs = open_inputs(config, found.vocabulary)
   jobs = Jobs(config.output_file, len(inputs), *(command_line.job or (0, 1)))

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from switch_t5.cli import flags, platform
+from switch_t5.cli import flags, platform, supervisor
 from switch_t5.cli.plain_logging import plain_logging
 from switch_t5.errors import ConfigError, SwitchT5Error, suggest
 
@@ -115,16 +116,27 @@ def main(argv: Sequence[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else list(argv)
   try:
     command_line = flags.parse(argv)
-    if command_line.help:
-      print(help_text())
-      return 0
-    with plain_logging(debug=command_line.debug):
-      return _run(command_line)
+    address, debug = command_line.coordinator_address, command_line.debug
+    if address is None:
+      return _reported(functools.partial(_run, command_line), debug)
+    return supervisor.run(
+      functools.partial(_reported, functools.partial(_run_with_others, command_line), debug),
+      where=address,
+      index=command_line.process_index,
+      timeout=command_line.peer_timeout,
+      show_all=debug,
+    )
   except SwitchT5Error as error:
-    if "--debug" in argv:
-      traceback.print_exc()
-    print(f"switch_t5: {error}", file=sys.stderr)
-    return error.exit_code
+    return _report(error, "--debug" in argv)
+
+
+def _reported(body: Callable[[], int], debug: bool) -> int:
+  """Runs `body` and returns its exit code, that of an error of ours once it is printed."""
+  try:
+    with plain_logging(debug=debug):
+      return body()
+  except SwitchT5Error as error:
+    return _report(error, debug)
   except BrokenPipeError:  # `| head` has seen enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -133,7 +145,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return INTERRUPTED
 
 
+def _report(error: SwitchT5Error, debug: bool) -> int:
+  if debug:
+    traceback.print_exception(error)
+  print(f"switch_t5: {error}", file=sys.stderr)
+  return error.exit_code
+
+
+def _run_with_others(command_line: flags.CommandLine) -> int:
+  with supervisor.verdict_awaited(command_line.peer_timeout):
+    return _run(command_line)
+
+
 def _run(command_line: flags.CommandLine) -> int:
+  if command_line.help:
+    print(help_text())
+    return 0
   name = _mode_name(command_line)
   mode = MODES[name]
   for attribute, flag in _SELECTIVE.items():
@@ -193,6 +220,7 @@ def help_text() -> str:
     ("3", "data or checkpoint"),
     ("4", "diverged"),
     ("75", "stopped by a signal after saving: the same command goes on"),
+    ("76", "another process of the run was lost: run them all again"),
     ("130", "interrupted before there was anything to save"),
   ]
   examples = [

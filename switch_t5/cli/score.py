@@ -59,7 +59,7 @@ def run(command_line: CommandLine) -> None:
   configuration = gin_setup.load_command_line(command_line, CONFIGURABLES, "LoadConfig")
   config: LoadConfig = configuration.call("LoadConfig", **asking.checkpoint_of(command_line))
   count = sum(1 for _ in read_records(path, _KEYS))  # what is wrong with it is said at once
-  distributed.start(command_line)
+  distributed.start(command_line, configuration)
   speaks = jax.process_index() == 0
   with _written(command_line.to if speaks else None) as file:
     model = asking.load(config, at_once=_BATCH)
