@@ -71,8 +71,24 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
   """Returns the rows of a metrics.jsonl, one for each step, in the order of steps.
 
   A resumed run writes some steps again, and evaluation may write a line of its own: of the lines of
-  one step, the last that has a name gives its value. A line without its end, which a run is still
-  writing or was killed at, is ignored.
+  one step, the last that has a name gives its value.
+
+  Args:
+    path: of the file.
+
+  Raises:
+    DataError: see `read_lines`.
+  """
+  rows: dict[int, dict[str, float]] = {}
+  for row in read_lines(path):
+    rows.setdefault(int(row["step"]), {}).update(row)
+  return [rows[step] for step in sorted(rows)]
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+  """Returns the lines of a metrics.jsonl as they were written, steps that were repeated too.
+
+  A line without its end, which a run is still writing or was killed at, is ignored.
 
   Args:
     path: of the file.
@@ -81,11 +97,11 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     DataError: if a line is not a JSON object with a step.
   """
   content = Path(path).read_bytes()
-  rows: dict[int, dict[str, float]] = {}
+  rows = []
   for number, line in enumerate(content.split(b"\n")[:-1], start=1):
     try:
       row = {name: _decode(value) for name, value in json.loads(line).items()}
-      rows.setdefault(int(row["step"]), {}).update(row)
+      int(row["step"])
     except (ValueError, KeyError, AttributeError, TypeError) as error:
       raise DataError(
         f"Line {number} of {path} is not a row of metrics.",
@@ -93,7 +109,8 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
         rule='each line is a JSON object with "step" and numbers',
         remedy="remove the line",
       ) from error
-  return [rows[step] for step in sorted(rows)]
+    rows.append(row)
+  return rows
 
 
 def _cut_torn_tail(path: Path, appender: BinaryIO) -> None:
