@@ -25,7 +25,6 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import tqdm
@@ -34,6 +33,8 @@ from switch_t5 import errors
 from switch_t5.data import documents as documents_lib
 from switch_t5.data import shards, tasks, vocabulary
 from switch_t5.data.shards import Shard
+from switch_t5.storage import files
+from switch_t5.storage.location import Location, location
 
 FORMAT_VERSION = 2
 INFO_FILE = "info.json"
@@ -129,10 +130,10 @@ class Task(Protocol):
     """Returns a hash (hex) of what its tokens follow from."""
 
 
-def cache_directory(root: str | os.PathLike[str], task: Task) -> Path:
+def cache_directory(root: str | os.PathLike[str], task: Task) -> Location:
   """Returns where the task's cache belongs: another text or vocabulary has another path."""
   content = f"{task.fingerprint()} {FORMAT_VERSION}"
-  return Path(root) / f"{task.name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+  return location(root) / f"{task.name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 def write_cache(
@@ -159,7 +160,7 @@ def write_cache(
       holds a cache that was made from something else, or that lacks more faulty documents than the
       task may skip.
   """
-  directory = Path(directory)
+  directory = location(directory)
   vocab, source = task.vocabulary(), task.source.provenance()
   if (directory / INFO_FILE).exists():
     return _check_skipped(matching_info(directory, task.name, source, vocab), task.skip_budget)
@@ -171,9 +172,9 @@ def write_cache(
   made_from = [task.name, source, vocab.fingerprint, FORMAT_VERSION, shard_documents, list(splits)]
   fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
   try:
-    directory.mkdir(parents=True, exist_ok=True)
+    files.make_directory(directory)
     _write_shards(directory, parts[job::jobs], texts, vocab, fingerprint, budget)
-    written = [shards.find(directory, part, fingerprint) for part in parts]
+    written = shards.find_all(directory, parts, fingerprint)
     missing = tuple(number for number, shard in enumerate(written) if shard is None)
     if missing:
       return Unfinished(missing, len(parts))
@@ -199,7 +200,7 @@ def write_cache(
 
 
 def write_info(
-  directory: Path,
+  directory: Location,
   task: str,
   source: dict[str, str],
   vocab: vocabulary.Vocabulary,
@@ -224,11 +225,11 @@ def write_info(
     **more,
   )
   shards.write_json(directory / INFO_FILE, dataclasses.asdict(info))
-  shards.remove_temporary_files(directory)
+  files.remove_temporary_files(directory)
 
 
 def _write_shards(
-  directory: Path,
+  directory: Location,
   parts: Sequence[shards.Part],
   texts: Mapping[str, documents_lib.Documents],
   vocab: vocabulary.Vocabulary,
@@ -254,7 +255,7 @@ def read_info(directory: str | os.PathLike[str]) -> CacheInfo:
     DataError: there is no cache, `info.json` is damaged or of another format, or a shard is
       missing or has another size.
   """
-  directory = Path(directory)
+  directory = location(directory)
   try:
     content = json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))
     if content["format_version"] != FORMAT_VERSION:
@@ -273,13 +274,13 @@ def read_info(directory: str | os.PathLike[str]) -> CacheInfo:
     raise _no_cache(directory) from error
   except (ValueError, KeyError, TypeError, OSError) as error:
     raise damaged(directory / INFO_FILE, f"the record of a cache ({error!r})") from error
+  sizes = files.sizes(directory)
   for split in info.splits.values():
     for shard in split.files:
-      path = directory / shard.file
-      size = path.stat().st_size if path.exists() else None
+      size = sizes.get(shard.file)
       if size != shard.size:
         found = "missing" if size is None else f"{size} bytes"
-        raise damaged(path, f"a shard of {shard.size} bytes ({found})")
+        raise damaged(directory / shard.file, f"a shard of {shard.size} bytes ({found})")
   return info
 
 
@@ -288,8 +289,9 @@ def verify(directory: str | os.PathLike[str]) -> CacheInfo:
   info = read_info(directory)
   for split in info.splits.values():
     for shard in split.files:
-      if shards.sha256(Path(directory) / shard.file) != shard.sha256:
-        raise damaged(Path(directory) / shard.file, f"SHA-256 {shard.sha256}")
+      path = location(directory) / shard.file
+      if shards.sha256(path) != shard.sha256:
+        raise damaged(path, f"SHA-256 {shard.sha256}")
   return info
 
 
@@ -306,7 +308,7 @@ def check_vocabulary(info: CacheInfo, vocab: vocabulary.Vocabulary) -> None:
 
 
 def matching_info(
-  directory: Path, task: str, source: dict[str, str], vocab: vocabulary.Vocabulary
+  directory: Location, task: str, source: dict[str, str], vocab: vocabulary.Vocabulary
 ) -> CacheInfo:
   """Returns the info of a finished cache, after checking what it was made from."""
   info = read_info(directory)
@@ -341,7 +343,7 @@ def _version(distribution: str) -> str:
     return "absent"
 
 
-def _no_cache(directory: Path) -> errors.DataError:
+def _no_cache(directory: Location) -> errors.DataError:
   done, total = shards.count(directory)
   if done:
     return errors.DataError(
@@ -359,7 +361,7 @@ def _no_cache(directory: Path) -> errors.DataError:
   )
 
 
-def unwritable(directory: Path, error: OSError) -> errors.DataError:
+def unwritable(directory: Location, error: OSError) -> errors.DataError:
   """Returns the error of a cache that cannot be written."""
   return errors.DataError(
     "The cache cannot be written.",
@@ -369,7 +371,7 @@ def unwritable(directory: Path, error: OSError) -> errors.DataError:
   )
 
 
-def damaged(path: Path, rule: str) -> errors.DataError:
+def damaged(path: Location, rule: str) -> errors.DataError:
   """Returns the error of a file of a cache that breaks a rule."""
   return errors.DataError(
     "The cache is damaged.",

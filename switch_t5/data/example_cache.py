@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import tqdm
@@ -20,6 +19,8 @@ from switch_t5 import errors
 from switch_t5.data import cache, shards
 from switch_t5.data.example_tasks import ExampleTask
 from switch_t5.data.vocabulary import Vocabulary
+from switch_t5.storage import files
+from switch_t5.storage.location import Location, location
 
 SHARD_EXAMPLES = 2**17
 
@@ -43,13 +44,13 @@ def write_examples(
     DataError: the source is not usable, an id is none of the vocabulary's, the directory is not
       writable, or it holds a cache that was made from something else.
   """
-  directory = Path(directory)
+  directory = location(directory)
   vocab, source = task.vocabulary(), task.provenance()
   if not (directory / cache.INFO_FILE).exists():
     if job != 0:
       return cache.Unfinished(missing=(0,), total=1)
     try:
-      directory.mkdir(parents=True, exist_ok=True)
+      files.make_directory(directory)
       splits = {
         split: _write_split(directory, split, task.examples(split), vocab, shard_examples)
         for split in task.splits()
@@ -71,7 +72,7 @@ def read_lengths(directory: str | os.PathLike[str], split: cache.Split) -> np.nd
   """
   if split.lengths is None:
     raise ValueError("a cache of tokens has no lengths")
-  path = Path(directory) / split.lengths.file
+  path = location(directory) / split.lengths.file
   try:
     lengths = np.load(path)
   except (OSError, ValueError, EOFError) as error:
@@ -82,7 +83,7 @@ def read_lengths(directory: str | os.PathLike[str], split: cache.Split) -> np.nd
 
 
 def _write_split(
-  directory: Path,
+  directory: Location,
   split: str,
   examples: Iterable[tuple[np.ndarray, np.ndarray]],
   vocab: Vocabulary,

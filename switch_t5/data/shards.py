@@ -5,7 +5,8 @@ A *shard* holds the tokens of `shard_documents` documents in a row (the last one
 fewer), so which shards there will be is known before any of them is written, and each can be written
 by another process. Beside the file of a shard stands its *record*, a JSON file, written after it: a
 shard with a record is done. Either file is written under a temporary name of its own, made durable,
-and renamed; two processes that write the same shard write the same bytes.
+and renamed, or put as one object (`storage.files`); two processes that write the same shard write the
+same bytes.
 
 The file is an ArrayRecord of records of `RECORD_LENGTH` tokens (its last one may be shorter),
 uncompressed little-endian integers of two bytes where the vocabulary allows it, which read twice as
@@ -14,14 +15,14 @@ fast as compressed ones and are hardly larger.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
-import os
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,13 @@ from array_record.python import array_record_module
 from switch_t5 import errors
 from switch_t5.data.documents import Documents, SkipBudget
 from switch_t5.data.vocabulary import Vocabulary
+from switch_t5.storage import files
+from switch_t5.storage.location import Location
 
 RECORD_LENGTH = 2048  # tokens; several windows, so that a window rarely needs two records
 _DOCUMENTS_PER_BATCH = 1024
 _ENDING = ".array_record"
-_TEMPORARY = ".incomplete"
+_REQUESTS = 32  # to an object store, side by side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +93,7 @@ def divide(documents: Mapping[str, Documents], shard_documents: int) -> list[Par
   return parts
 
 
-def find(directory: Path, part: Part, fingerprint: str) -> Shard | None:
+def find(directory: Location, part: Part, fingerprint: str) -> Shard | None:
   """Returns a part's shard if it is done: made from `fingerprint`, and of the size it then had."""
   record = _read_record(_record_path(directory / part.file))
   if record is None or record["fingerprint"] != fingerprint:
@@ -98,15 +101,22 @@ def find(directory: Path, part: Part, fingerprint: str) -> Shard | None:
   return record["shard"]
 
 
-def count(directory: Path) -> tuple[int, int]:
+def find_all(directory: Location, parts: Sequence[Part], fingerprint: str) -> list[Shard | None]:
+  """Returns what `find` does of each part: an object store is asked for many at a time."""
+  with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as executor:
+    return list(executor.map(functools.partial(find, directory, fingerprint=fingerprint), parts))
+
+
+def count(directory: Location) -> tuple[int, int]:
   """Returns how many shards are done, and of how many; (0, 0) if no record says it."""
-  records = [_read_record(path) for path in directory.glob("*-of-*.json")]
+  with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as executor:
+    records = list(executor.map(_read_record, directory.glob("*-of-*.json")))
   totals = [record["total"] for record in records if record is not None]
   return len(totals), max(totals, default=0)
 
 
 def write(
-  directory: Path,
+  directory: Location,
   part: Part,
   documents: Iterable[str],
   vocabulary: Vocabulary,
@@ -131,7 +141,7 @@ def write(
   """
   path = directory / part.file
   counted, before = _Counted(documents, progress), budget.skipped
-  with _temporary(path) as temporary:
+  with files.temporary(path) as temporary:
     tokens = _write_file(temporary, _records(_tokenise(counted, vocabulary), RECORD_LENGTH))
     skipped = budget.skipped - before
     if counted.count + skipped != len(part):
@@ -146,51 +156,37 @@ def write(
   write_json(_record_path(path), record)
 
 
-def write_pieces(path: Path, pieces: Iterable[np.ndarray]) -> Shard:
+def write_pieces(path: Location, pieces: Iterable[np.ndarray]) -> Shard:
   """Writes a shard of tokens that are made already, each piece a document; no record of it.
 
   Raises:
     OSError: it cannot be written.
   """
   counted = _Counted(pieces)
-  with _temporary(path) as temporary:
+  with files.temporary(path) as temporary:
     tokens = _write_file(temporary, _records(counted, RECORD_LENGTH))
     return _finish(temporary, path, counted.count, tokens)
 
 
-def write_lengths(path: Path, lengths: np.ndarray) -> Shard:
+def write_lengths(path: Location, lengths: np.ndarray) -> Shard:
   """Writes the lengths of examples, int32 [examples, 2], as NumPy does.
 
   Raises:
     OSError: it cannot be written.
   """
-  with _temporary(path) as temporary:
+  with files.temporary(path) as temporary:
     with temporary.open("wb") as file:
       np.save(file, lengths)
     return _finish(temporary, path, len(lengths), int(lengths.sum()))
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Location, content: Mapping[str, Any]) -> None:
   """Writes a JSON file in one step: it is there whole, or as it was before."""
-  with committed(path) as temporary:
+  with files.committed(path) as temporary:
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-@contextlib.contextmanager
-def committed(path: Path) -> Iterator[Path]:
-  """Gives a hidden name to write a file under, which then gets its own name: whole, and durable."""
-  with _temporary(path) as temporary:
-    yield temporary
-    _commit(temporary, path)
-
-
-def remove_temporary_files(directory: Path) -> None:
-  """Removes what was not renamed, of processes that were killed while they wrote."""
-  for path in directory.glob(f".*{_TEMPORARY}"):
-    path.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
+def sha256(path: Location) -> str:
   """Returns the SHA-256 of a file, in hex."""
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
@@ -201,51 +197,28 @@ def token_dtype(vocabulary: Vocabulary) -> str:
   return "<u2" if vocabulary.size <= 2**16 else "<i4"
 
 
-def _record_path(shard: Path) -> Path:
+def _record_path(shard: Location) -> Location:
   return shard.with_suffix(".json")
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
+def _read_record(path: Location) -> dict[str, Any] | None:
   """Returns the record of a shard, with the `Shard` itself, or None if the shard is not done."""
   try:
     record = json.loads(path.read_text(encoding="utf-8"))
     record["shard"] = Shard(**record["shard"])
-    size = (path.parent / record["shard"].file).stat().st_size
+    size = files.size(path.parent / record["shard"].file)
   except (OSError, ValueError, KeyError, TypeError):  # no record, half of one, or no shard
     return None
   return record if size == record["shard"].size else None
 
 
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-  """Gives a hidden name beside `path` that no other process has; a file left there is removed."""
-  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
-  try:
-    yield temporary
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
-def _finish(temporary: Path, path: Path, documents: int, tokens: int, skipped: int = 0) -> Shard:
+def _finish(
+  temporary: Path, path: Location, documents: int, tokens: int, skipped: int = 0
+) -> Shard:
   """Gives a file that is written whole its name; returns what it is."""
   size, digest = temporary.stat().st_size, sha256(temporary)
-  _commit(temporary, path)
+  files.commit(temporary, path)
   return Shard(path.name, documents, tokens, size, digest, skipped)
-
-
-def _commit(temporary: Path, path: Path) -> None:
-  """Makes a file durable, then its name."""
-  _synchronise(temporary)
-  os.replace(temporary, path)
-  _synchronise(path.parent)
-
-
-def _synchronise(path: Path) -> None:
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 class _Counted:

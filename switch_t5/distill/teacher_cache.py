@@ -11,6 +11,10 @@ with its SHA-256, written after it: a shard with a record is done. Either file i
 temporary name, made durable and renamed. So a process that is killed loses the shard that it was at, jobs
 can share the shards, and a cache grows by as many rows as are asked for later. Its rows are those from
 the first on that are there without a gap.
+
+A run reads its rows in their order. So of a cache in object storage a process gets one whole shard after
+the other, one ahead, holds a few of them in memory, and verifies each when it comes: to verify all at
+the start would be to read all twice.
 """
 
 from __future__ import annotations
@@ -20,9 +24,9 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -32,6 +36,8 @@ from switch_t5.batch import TEACHER_IDS, TEACHER_PROBS
 from switch_t5.data.shards import sha256
 from switch_t5.errors import DataError
 from switch_t5.sharding.placement import from_all_processes
+from switch_t5.storage import files
+from switch_t5.storage.location import Location, is_remote, location
 from switch_t5.types import HostBatch
 
 FORMAT_VERSION = 1
@@ -40,6 +46,7 @@ PROBS_DTYPES = ("float16", "float32")
 _MOST_SHARD_ROWS = 4096
 _MOST_SHARD_BYTES = 2**27
 _OPEN_SHARDS = 4  # a batch is of one or two
+_REQUESTS = 32  # to an object store, side by side
 _VERIFYING_THREADS = 4  # hashlib releases the GIL; more saturate few disks
 _RECORD = re.compile(r"rows-(\d{12})-(\d{12})\.json", re.ASCII)
 
@@ -100,15 +107,13 @@ class Shard(NamedTuple):
     """Its name."""
     return shard_file(range(self.start, self.stop))
 
-  def is_whole(self, directory: Path, contents: Contents) -> bool:
-    """Says whether the file is there, and of its size."""
-    path = directory / self.file
-    size = (self.stop - self.start) * contents.record.itemsize
-    return path.is_file() and path.stat().st_size == size
+  def is_whole(self, sizes: Mapping[str, int], contents: Contents) -> bool:
+    """Says whether the file is there, and of its size; `sizes` are those of the directory's files."""
+    return sizes.get(self.file) == (self.stop - self.start) * contents.record.itemsize
 
 
 class TeacherCache:
-  """A cache that is read, all of whose files have been verified. Every process of a run opens it.
+  """A cache that is read, and verified: on a disk all its files at once. Every process opens it.
 
   Attributes:
     path: its directory.
@@ -122,8 +127,8 @@ class TeacherCache:
     DataError: there is none, or a file of it is missing, cut short or changed.
   """
 
-  def __init__(self, path: str | Path):
-    self.path = Path(path)
+  def __init__(self, path: str | os.PathLike[str]):
+    self.path = location(path)
     self.contents = read_contents(self.path)
     by_start = {shard.start: shard for shard in sorted(find_shards(self.path))}
     self._shards: list[Shard] = []
@@ -133,6 +138,8 @@ class TeacherCache:
       self.num_rows = self._shards[-1].stop
     _verify(self.path, self.contents, self._shards)
     self._shard = functools.lru_cache(_OPEN_SHARDS)(self._open)
+    self._ahead = concurrent.futures.ThreadPoolExecutor(1)
+    self._coming: dict[int, concurrent.futures.Future[np.ndarray]] = {}
 
   @property
   def k(self) -> int:
@@ -203,12 +210,25 @@ class TeacherCache:
       TEACHER_PROBS: rows["probs"].astype(np.float32),
     }
 
-  def _open(self, index: int) -> np.memmap:
+  def _open(self, index: int) -> np.ndarray:
     path = self.path / self._shards[index].file
     try:
-      return np.memmap(path, self.contents.record, mode="r")
+      if not is_remote(path):
+        return np.memmap(path, self.contents.record, mode="r")
+      coming = self._coming.pop(index, None)
+      if index + 1 < len(self._shards):
+        self._coming = {index + 1: self._ahead.submit(self._get, index + 1)}
+      return self._get(index) if coming is None else coming.result()
     except (OSError, ValueError) as error:  # it was removed or cut meanwhile
       raise _damaged(path, f"a file that can be read ({error})") from error
+
+  def _get(self, index: int) -> np.ndarray:
+    """Returns the rows of a shard in object storage, verified."""
+    path, digest = self.path / self._shards[index].file, self._shards[index].sha256
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+      raise _damaged(path, f"SHA-256 {digest}")
+    return np.frombuffer(content, self.contents.record)
 
   def _too_few(self, what: str, rows: int) -> DataError:
     return DataError(
@@ -265,41 +285,50 @@ class CachedTeacherReader:
     self._reader.restore(state)
 
 
-def _verify(directory: Path, contents: Contents, shards: Sequence[Shard]) -> None:
+def _verify(directory: Location, contents: Contents, shards: Sequence[Shard]) -> None:
   """Raises DataError for a file that is not as it was written; processes share the reading."""
+  sizes = files.sizes(directory)
   mine = shards[jax.process_index() :: jax.process_count()]
   with concurrent.futures.ThreadPoolExecutor(_VERIFYING_THREADS) as executor:
-    rules = executor.map(functools.partial(_broken_rule, directory, contents), mine)
+    rules = executor.map(functools.partial(_broken_rule, directory, contents, sizes), mine)
     broken = [(shard.file, rule) for shard, rule in zip(mine, rules, strict=True) if rule]
   # What one process finds, all raise.
   for file, rule in sorted(found for share in from_all_processes(broken) for found in share):
     raise _damaged(directory / file, rule)
 
 
-def _broken_rule(directory: Path, contents: Contents, shard: Shard) -> str | None:
+def _broken_rule(
+  directory: Location, contents: Contents, sizes: Mapping[str, int], shard: Shard
+) -> str | None:
   rows = shard.stop - shard.start
-  if not shard.is_whole(directory, contents):
+  if not shard.is_whole(sizes, contents):
     return f"a file of {rows:,} records of {contents.record.itemsize:,} bytes"
+  if is_remote(directory):
+    return None
   try:
     return None if sha256(directory / shard.file) == shard.sha256 else f"SHA-256 {shard.sha256}"
   except OSError as error:
     return f"a file that can be read ({error.strerror})"
 
 
-def find_shards(directory: Path) -> list[Shard]:
+def find_shards(directory: Location) -> list[Shard]:
   """Returns the shards that have a record; raises DataError for a record that is none."""
-  shards = []
-  for path in directory.iterdir() if directory.is_dir() else ():
-    if match := _RECORD.fullmatch(path.name):
-      try:
-        digest = str(json.loads(path.read_text(encoding="utf-8"))["sha256"])
-      except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"the record of a shard ({error!r})") from error
-      shards.append(Shard(int(match[1]), int(match[2]), digest))
-  return shards
+  records = list(filter(_RECORD.fullmatch, files.sizes(directory)))
+  with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as executor:
+    return list(executor.map(functools.partial(_read_record, directory), records))
 
 
-def read_contents(directory: Path) -> Contents:
+def _read_record(directory: Location, name: str) -> Shard:
+  path, match = directory / name, _RECORD.fullmatch(name)
+  assert match
+  try:
+    digest = str(json.loads(path.read_text(encoding="utf-8"))["sha256"])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise _damaged(path, f"the record of a shard ({error!r})") from error
+  return Shard(int(match[1]), int(match[2]), digest)
+
+
+def read_contents(directory: Location) -> Contents:
   """Returns what a cache holds; raises DataError if there is none, or if it is damaged."""
   path = directory / CONTENTS_FILE
   try:
@@ -320,7 +349,7 @@ def read_contents(directory: Path) -> Contents:
     raise _damaged(path, f"what a cache of a teacher holds ({error!r})") from error
 
 
-def check_same(found: Contents, wanted: Contents, directory: Path) -> None:
+def check_same(found: Contents, wanted: Contents, directory: Location) -> None:
   """Raises DataError if a directory's cache is of something else, and names what differs."""
   there, here = map(_flat, (found, wanted))
   changed = [name for name in {**here, **there} if there.get(name) != here.get(name)]
@@ -352,7 +381,7 @@ def shard_file(part: range) -> str:
   return f"rows-{part.start:012d}-{part.stop:012d}.bin"
 
 
-def _damaged(path: Path, rule: str) -> DataError:
+def _damaged(path: Location, rule: str) -> DataError:
   return DataError(
     "The teacher's cache is damaged.",
     value=path,

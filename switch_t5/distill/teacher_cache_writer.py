@@ -7,11 +7,10 @@ import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from switch_t5.data.shards import committed, remove_temporary_files, sha256, write_json
+from switch_t5.data.shards import sha256, write_json
 from switch_t5.distill.teacher_cache import (
   CONTENTS_FILE,
   FORMAT_VERSION,
@@ -23,6 +22,8 @@ from switch_t5.distill.teacher_cache import (
   shard_file,
 )
 from switch_t5.errors import DataError
+from switch_t5.storage import files
+from switch_t5.storage.location import Location, is_remote
 
 
 class TeacherCacheWriter:
@@ -36,13 +37,15 @@ class TeacherCacheWriter:
     DataError: the directory holds something else.
   """
 
-  def __init__(self, directory: Path, contents: Contents):
+  def __init__(self, directory: Location, contents: Contents):
     self._directory, self._contents = directory, contents
     if (directory / CONTENTS_FILE).exists():
       check_same(read_contents(directory), contents, directory)
 
   def check_room(self, num_rows: int) -> None:
     """Raises DataError if the disk has no room for what a cache of that many rows lacks."""
+    if is_remote(self._directory):
+      return
     record = self._contents.record.itemsize
     needed = (num_rows - sum(shard.stop - shard.start for shard in self._whole())) * record
     there = next(path for path in (self._directory, *self._directory.parents) if path.exists())
@@ -63,7 +66,7 @@ class TeacherCacheWriter:
       DataError: it cannot be written.
     """
     with _writable(self._directory):
-      self._directory.mkdir(parents=True, exist_ok=True)
+      files.make_directory(self._directory)
       if not (self._directory / CONTENTS_FILE).exists():
         more = {"format_version": FORMAT_VERSION, "sha256": self._contents.digest}
         write_json(self._directory / CONTENTS_FILE, dataclasses.asdict(self._contents) | more)
@@ -91,7 +94,7 @@ class TeacherCacheWriter:
     """
     path, left = self._directory / shard_file(part), len(part)
     with _writable(self._directory):
-      with committed(path) as temporary:
+      with files.committed(path) as temporary:
         with temporary.open("wb") as file:
           for ids, probs in said:
             rows = np.empty(min(len(ids), left), self._contents.record)
@@ -110,15 +113,17 @@ class TeacherCacheWriter:
 
   def finish(self) -> None:
     """Removes what is left of processes that were killed; no job is still writing."""
-    remove_temporary_files(self._directory)
+    files.remove_temporary_files(self._directory)
 
   def _whole(self) -> list[Shard]:
-    shards = find_shards(self._directory)
-    return [shard for shard in shards if shard.is_whole(self._directory, self._contents)]
+    sizes = files.sizes(self._directory)
+    return [
+      shard for shard in find_shards(self._directory) if shard.is_whole(sizes, self._contents)
+    ]
 
 
 @contextlib.contextmanager
-def _writable(directory: Path) -> Iterator[None]:
+def _writable(directory: Location) -> Iterator[None]:
   try:
     yield
   except OSError as error:
