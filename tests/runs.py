@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -65,20 +65,40 @@ def finish(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> tuple[in
   return process.returncode, output
 
 
-def on_two_processes(*argv: str, cwd: pathlib.Path = ROOT) -> list[str]:
-  """Runs `switch_t5 ARGV` as two processes, which must end well; returns what each printed."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}"
-  given = [*argv, f"--coordinator_address={address}", "--process_count=2"]
-  processes = [start(*given, f"--process_index={index}", cwd=cwd) for index in range(2)]
+def start_processes(
+  count: int, *argv: str, each: Mapping[int, Sequence[str]] | None = None, cwd: pathlib.Path = ROOT
+) -> list[subprocess.Popen[str]]:
+  """Starts `switch_t5 ARGV` as processes of one run; `each` has flags of some of them alone."""
+  given = [*argv, f"--coordinator_address={free_address()}", f"--process_count={count}"]
+  return [
+    start(*given, f"--process_index={index}", *(each or {}).get(index, ()), cwd=cwd)
+    for index in range(count)
+  ]
+
+
+def finish_all(
+  processes: Sequence[subprocess.Popen[str]], timeout: float = TIMEOUT
+) -> list[tuple[int, str]]:
+  """Returns what `finish` does of each; kills all if one does not end."""
   try:
-    ended = [finish(process) for process in processes]
+    return [finish(process, timeout) for process in processes]
   finally:
     for process in processes:
       process.kill()
+
+
+def on_two_processes(*argv: str, cwd: pathlib.Path = ROOT) -> list[str]:
+  """Runs `switch_t5 ARGV` as two processes, which must end well; returns what each printed."""
+  ended = finish_all(start_processes(2, *argv, cwd=cwd))
   assert [code for code, _ in ended] == [0, 0], ended
   return [output for _, output in ended]
+
+
+def free_address() -> str:
+  """Returns localhost with a port that nothing uses."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return f"localhost:{free.getsockname()[1]}"
 
 
 def wait_for_step(process: subprocess.Popen[str], model_dir: pathlib.Path, step: int) -> None:
