@@ -60,6 +60,12 @@ class CheckpointError(SwitchT5Error):
   exit_code = 3
 
 
+class StorageError(SwitchT5Error):
+  """An object store that refuses, or that failed too often."""
+
+  exit_code = 3
+
+
 class DivergedError(SwitchT5Error):
   """The loss is not finite."""
 

@@ -93,6 +93,13 @@ class _Handler(emulator.RequestHandler):
     super().end_headers()
 
 
+class _Server(http.server.ThreadingHTTPServer):
+  daemon_threads = True
+
+  def handle_error(self, request: object, client_address: object) -> None:
+    """Says nothing: a client that hangs up half-way, or is killed, is what tests do."""
+
+
 @contextlib.contextmanager
 def google_store(bucket: str) -> Iterator[str]:
   """Serves a bucket of gs:// on a free port; yields its address."""
@@ -100,8 +107,7 @@ def google_store(bucket: str) -> Iterator[str]:
   logging.getLogger("api.object").setLevel(logging.CRITICAL)
   storage = _Storage(use_memory_fs=True)
   emulator.buckets.create_bucket(bucket, storage)
-  served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, storage))
-  served.daemon_threads = True
+  served = _Server(("127.0.0.1", 0), functools.partial(_Handler, storage))
   thread = threading.Thread(target=served.serve_forever, daemon=True)
   thread.start()
   try:
