@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from switch_t5.checkpoint.commit import write_text_durably
+from switch_t5.checkpoint.commit import read_text, write_text_durably
+from switch_t5.storage.location import Location
 
 BEST = "best.json"
 
@@ -32,16 +32,16 @@ class Best(NamedTuple):
   value: float
 
 
-def read_best(model_dir: pathlib.Path) -> Best | None:
+def read_best(model_dir: Location) -> Best | None:
   """Returns what best.json says; None if there is none, or none that can be read."""
   try:
-    found = json.loads((model_dir / BEST).read_text(encoding="utf-8"))
+    found = json.loads(read_text(model_dir / BEST))
     return Best(int(found["step"]), str(found["metric"]), float(found["value"]))
   except (OSError, ValueError, KeyError, TypeError):
     return None
 
 
-def write_best(model_dir: pathlib.Path, best: Best) -> None:
+def write_best(model_dir: Location, best: Best) -> None:
   """Writes best.json."""
   write_text_durably(model_dir / BEST, json.dumps(best._asdict()) + "\n")
 

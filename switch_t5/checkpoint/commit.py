@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How Orbax writes a checkpoint of ours: arrays and texts, then the manifest, then the rename.
 
+On an object store there is no rename: all is written in its final place, and the manifest, which is
+put last, makes it a checkpoint.
+
 Orbax's AsyncCheckpointer copies the arrays to the host, and in its saving thread waits until all
 processes have written, lets process 0 merge their files and commits. Two of its extension points
 are used: the handler writes the texts and hashes, the temporary path seals and renames. Orbax
@@ -13,6 +16,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -20,10 +24,12 @@ from etils import epath
 from orbax.checkpoint.checkpoint_args import register_with_handler
 from orbax.checkpoint.future import ChainedFuture, Future
 
-from switch_t5.checkpoint import manifest
+from switch_t5.checkpoint import manifest, orbax_stores
+from switch_t5.storage import objects
+from switch_t5.storage.location import Location, is_remote, location
 
-# Commits a complete temporary directory to its final name.
-Commit = Callable[[pathlib.Path, pathlib.Path], None]
+# Commits a complete temporary directory to its final name; on an object store both are the same.
+Commit = Callable[[Location, Location], None]
 
 
 class StateHandler(ocp.PyTreeCheckpointHandler):
@@ -31,16 +37,22 @@ class StateHandler(ocp.PyTreeCheckpointHandler):
 
   async def async_save(self, directory: epath.Path, args: SaveState) -> list[Future]:
     """Starts to write; waiting for the result also hashes, in the thread that waits."""
+    orbax_stores.prepare(directory)
     writes = await super().async_save(directory, args=args)
-    path, process = pathlib.Path(directory), jax.process_index()
+    path, process = location(directory), jax.process_index()
 
     def finish() -> None:
       if process == 0:
         for name, text in args.texts.items():
-          (path / name).write_text(text, encoding="utf-8")
+          manifest.write_file(path / name, text.encode())
       manifest.seal_process(path, process)
 
     return [ChainedFuture(writes or [], finish)]
+
+  def restore(self, directory: epath.Path, *args: Any, **arguments: Any) -> Any:
+    """Restores as Orbax does, from an object store too."""
+    orbax_stores.prepare(directory)
+    return super().restore(directory, *args, **arguments)
 
 
 @register_with_handler(StateHandler, for_save=True)
@@ -67,6 +79,21 @@ class _CommittedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
     self.commit(pathlib.Path(self.get()), pathlib.Path(self.get_final()))
 
 
+class _MarkedPath(ocp.path.atomicity.CommitFileTemporaryPath):
+  """A folder on an object store: the final one, marked as unfinished until `commit` is done."""
+
+  commit: Commit
+
+  async def create(self) -> epath.Path:
+    """Process 0, before any process writes."""
+    objects.write(self.get() / manifest.UNFINISHED, b"")
+    return self.get()
+
+  async def finalize(self) -> None:
+    """Process 0, in the saving thread, after all processes have written."""
+    self.commit(self.get(), self.get_final())
+
+
 class StateCheckpointer(ocp.AsyncCheckpointer):
   """An AsyncCheckpointer of which the last step is `commit`.
 
@@ -87,15 +114,27 @@ class StateCheckpointer(ocp.AsyncCheckpointer):
     )
     self._commit = commit
 
-  def get_temporary_path(self, directory: epath.Path) -> _CommittedPath:
+  def get_temporary_path(self, directory: epath.Path) -> _CommittedPath | _MarkedPath:
     """Returns the temporary directory for `directory`."""
     path = super().get_temporary_path(directory)
+    if is_remote(directory):
+      path = _MarkedPath.from_final(directory)
     path.commit = self._commit
     return path
 
 
-def write_text_durably(path: pathlib.Path, text: str) -> None:
+def read_text(path: Location) -> str:
+  """Returns the text of a file."""
+  content = objects.read(path) if is_remote(path) else path.read_bytes()
+  return content.decode("utf-8")
+
+
+def write_text_durably(path: Location, text: str) -> None:
   """Writes a file whole or not at all."""
+  if is_remote(path):
+    objects.write(path, text.encode())
+    return
+  path = pathlib.Path(path)
   temporary = path.with_name(f"{path.name}.tmp")
   temporary.write_text(text, encoding="utf-8")
   manifest.fsync(temporary)

@@ -11,7 +11,6 @@ first pair that matches a name counts; a name that none matches is looked for in
 from __future__ import annotations
 
 import difflib
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +23,7 @@ from switch_t5.checkpoint.commit import RestoreState, StateHandler
 from switch_t5.checkpoint.listing import good_manifest
 from switch_t5.checkpoint.manifest import find_problems
 from switch_t5.errors import CheckpointError, ConfigError
+from switch_t5.storage.location import Location
 from switch_t5.types import PyTree
 
 AssignmentMap = Sequence[tuple[str, str | None]]
@@ -48,7 +48,7 @@ class ParameterSource(Protocol):
   """A checkpoint that parameters are taken from, whatever its format."""
 
   @property
-  def path(self) -> pathlib.Path:
+  def path(self) -> Location:
     """Of the checkpoint."""
     ...
 
@@ -79,7 +79,7 @@ class SavedParameters:
 
   format = "switch_t5"
 
-  def __init__(self, path: pathlib.Path):
+  def __init__(self, path: Location):
     self.path = path
     saved = good_manifest(path, find_problems(path, None)).state
     self.types = {
@@ -108,7 +108,7 @@ class SavedState:
     CheckpointError: if it is damaged, or has other arrays than the new run.
   """
 
-  def __init__(self, path: pathlib.Path, abstract: PyTree):
+  def __init__(self, path: Location, abstract: PyTree):
     self.path, self._abstract = path, abstract
     manifest = good_manifest(path, find_problems(path, None))
     self.step = manifest.step
@@ -128,7 +128,7 @@ class SavedState:
     return jax.tree.unflatten(structure, [restored[name] for name in leaves])
 
 
-def _restore(path: pathlib.Path, like: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+def _restore(path: Location, like: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
   """Returns the arrays at some paths of a checkpoint, with the shardings of those given."""
   item = tree.nested(like)
   restore_args = ocp.checkpoint_utils.construct_restore_args(item)
@@ -223,7 +223,7 @@ def _check_types(
   assignments: Sequence[Assignment],
   wanted: Mapping[str, str],
   saved: Mapping[str, str],
-  path: pathlib.Path,
+  path: Location,
 ) -> None:
   lines = []
   for name, source, _ in assignments:

@@ -4,12 +4,13 @@
 A checkpoint is `<directory>/checkpoint_<step>/`: the arrays as Orbax writes them (OCDBT: from any
 mesh to any mesh, any number of processes), `data_state.json` (the position in the data),
 `config.gin` (the operative configuration) and `manifest.json`. The directory is on a file system
-that all processes share and that renames atomically.
+that all processes share and that renames atomically, or on an object store (`stored_steps`).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shutil
 from typing import Any, NamedTuple
@@ -18,8 +19,14 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from switch_t5.checkpoint import tree
-from switch_t5.checkpoint.commit import RestoreState, SaveState, StateCheckpointer, rename_durably
+from switch_t5.checkpoint import stored_steps, tree
+from switch_t5.checkpoint.commit import (
+  RestoreState,
+  SaveState,
+  StateCheckpointer,
+  read_text,
+  rename_durably,
+)
 from switch_t5.checkpoint.listing import list_steps, step_path
 from switch_t5.checkpoint.manifest import (
   Manifest,
@@ -27,8 +34,9 @@ from switch_t5.checkpoint.manifest import (
   read_manifest,
   seal,
 )
-from switch_t5.errors import CheckpointError, ConfigError
+from switch_t5.errors import CheckpointError, ConfigError, SwitchT5Error
 from switch_t5.sharding.placement import from_all_processes
+from switch_t5.storage.location import Location, is_remote, location
 from switch_t5.types import PyTree
 
 CONFIG = "config.gin"
@@ -76,10 +84,11 @@ class CheckpointManager:
     keep: how many good checkpoints to keep, the newest ones; beside one that is protected.
   """
 
-  def __init__(self, directory: str | pathlib.Path, *, keep: int = 3):
+  def __init__(self, directory: str | os.PathLike[str], *, keep: int = 3):
     if keep < 1:
       raise ConfigError("No checkpoint would be kept.", value=keep, rule="keep is at least 1")
-    self._directory = pathlib.Path(directory).absolute()
+    given = location(directory)
+    self._directory = given.absolute() if isinstance(given, pathlib.Path) else given
     self._keep = keep
     self._step: int | None = None  # restored or saved last: where this run has got to
     self._saving: int | None = None
@@ -115,7 +124,11 @@ class CheckpointManager:
       self._checkpointer.save(
         step_path(self._directory, step), args=SaveState(tree.nested(leaves), texts=texts)
       )
-    except OSError as error:
+    except Exception as error:  # a store's libraries have errors of their own
+      if isinstance(error, SwitchT5Error) or not (
+        is_remote(self._directory) or isinstance(error, OSError)
+      ):
+        raise
       raise _save_error(self._directory, step, error) from error
     self._saving = step
 
@@ -132,6 +145,8 @@ class CheckpointManager:
     saving, self._saving = self._saving, None
     try:
       self._checkpointer.wait_until_finished()
+    except SwitchT5Error:
+      raise
     except Exception as error:  # TensorStore reports a full disk as ValueError
       raise _save_error(self._directory, saving, error) from error
     if saving is not None:
@@ -226,25 +241,28 @@ class CheckpointManager:
     state = jax.tree.unflatten(structure, [arrays[name] for name in leaves])
     if skipped:
       logging.warning("Restored step %d, the newest good checkpoint.", step)
-    data_state = json.loads((path / DATA_STATE).read_text(encoding="utf-8"))
-    config_text = (path / CONFIG).read_text(encoding="utf-8")
+    data_state = json.loads(read_text(path / DATA_STATE))
+    config_text = read_text(path / CONFIG)
     return RestoredCheckpoint(step, state, data_state, config_text, skipped)
 
   def _clear_the_way(self, step: int) -> None:
     """Process 0, before a save: removes leftovers of killed runs, sets later steps aside."""
-    if not self._directory.is_dir():
+    if is_remote(self._directory):
+      stored_steps.remove_unfinished(self._directory)
+    elif not self._directory.is_dir():
       return
-    for leftover in self._directory.glob("checkpoint_*"):
-      if leftover.name.endswith((ocp.path.atomicity.TMP_DIR_SUFFIX, _DELETING)):
-        logging.info("Removing %s, left behind by a run that was killed.", leftover)
-        shutil.rmtree(leftover)
+    else:
+      self._remove_leftovers()
     for later in list_steps(self._directory):
       if later >= step or (self._step is not None and later > self._step):
         path = step_path(self._directory, later)
         aside = path.with_name(path.name + _SET_ASIDE)
-        if aside.exists():
-          shutil.rmtree(aside)
-        rename_durably(path, aside)
+        if is_remote(path):
+          stored_steps.move(path, aside)
+        else:
+          if aside.exists():
+            shutil.rmtree(aside)
+          rename_durably(path, aside)
         logging.warning(
           "This run goes on from step %s; the checkpoint of step %d is not its own. It was renamed "
           "to %s and may be deleted.",
@@ -253,11 +271,20 @@ class CheckpointManager:
           aside,
         )
 
-  def _commit(self, temporary: pathlib.Path, final: pathlib.Path) -> None:
+  def _remove_leftovers(self) -> None:
+    for leftover in self._directory.glob("checkpoint_*"):
+      if leftover.name.endswith((ocp.path.atomicity.TMP_DIR_SUFFIX, _DELETING)):
+        logging.info("Removing %s, left behind by a run that was killed.", leftover)
+        shutil.rmtree(leftover)
+
+  def _commit(self, temporary: Location, final: Location) -> None:
     """Process 0, in the saving thread: seals and renames the new one, then deletes old ones."""
     step = int(final.name.removeprefix("checkpoint_"))
     seal(temporary, step, self._types, jax.process_count())
-    rename_durably(temporary, final)
+    if is_remote(final):
+      stored_steps.unmark(final)
+    else:
+      rename_durably(temporary, final)
     try:
       self._delete_old()
     except OSError as error:
@@ -271,17 +298,20 @@ class CheckpointManager:
       if good == self._keep:
         if step == self._protected:
           continue
-        # Renamed first: killed half-way, it must not look like a damaged checkpoint.
-        shutil.rmtree(path.rename(path.with_name(path.name + _DELETING)))
+        if is_remote(path):
+          stored_steps.delete(path)
+        else:
+          # Renamed first: killed half-way, it must not look like a damaged checkpoint.
+          shutil.rmtree(path.rename(path.with_name(path.name + _DELETING)))
       elif not find_problems(path, step, hashes=False):
         good += 1
 
 
-def _save_error(directory: pathlib.Path, step: int | None, error: Exception) -> CheckpointError:
+def _save_error(directory: Location, step: int | None, error: Exception) -> CheckpointError:
   return CheckpointError(
     f"The checkpoint of step {step} was not saved.",
     value=f"{directory}: {str(error).partition(chr(10))[0]}",  # TensorStore goes on for pages
     rule="older checkpoints are as they were",
-    remedy="see to the space (df, quota) and rights of this directory, then run again: it goes on "
-    "from the newest good checkpoint",
+    remedy=f"see to the {'store' if is_remote(directory) else 'space (df, quota)'} and rights of "
+    "this directory, then run again: it goes on from the newest good checkpoint",
   )

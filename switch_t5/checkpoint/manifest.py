@@ -7,6 +7,9 @@ comes after the manifest, so a committed checkpoint always has one.
 
 Each process hashes the files that it wrote (`seal_process`), then process 0 the rest, and merges
 (`seal`). Needs no JAX: any process can verify a checkpoint, also while its run goes on.
+
+On an object store there is no rename: the manifest, put last, is itself the commit. What is hashed
+there is read back from the store. `UNFINISHED` says that a folder without a manifest is ours.
 """
 
 from __future__ import annotations
@@ -22,8 +25,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from switch_t5.checkpoint import json_limits
+from switch_t5.storage import objects
+from switch_t5.storage.location import Location, is_remote
 
 MANIFEST = "manifest.json"
+UNFINISHED = (
+  "unfinished"  # on an object store, from before the first array until after the manifest
+)
 _FORMAT = 1
 _VERIFYING_THREADS = 4  # hashlib releases the GIL; more saturate few disks
 
@@ -68,14 +76,18 @@ class Manifest(NamedTuple):
   files: dict[str, FileEntry]
 
 
-def seal_process(directory: pathlib.Path, process: int) -> None:
+def seal_process(directory: Location, process: int) -> None:
   """Hashes the array files that `process` wrote; `seal` collects what it found."""
-  own = [file for file in _walk(directory) if file.startswith(f"ocdbt.process_{process}/")]
-  entries = {file: _hash_durably(directory / file) for file in own}
-  (directory / _partial(process)).write_text(json.dumps(entries))
+  own = f"ocdbt.process_{process}/"
+  entries = {
+    file: _hash_durably(directory / file, size)
+    for file, size in _walk(directory)
+    if file.startswith(own)
+  }
+  write_file(directory / _partial(process), json.dumps(entries).encode())
 
 
-def seal(directory: pathlib.Path, step: int, state: dict[str, str], processes: int) -> None:
+def seal(directory: Location, step: int, state: dict[str, str], processes: int) -> None:
   """Writes the manifest; process 0 calls it after all processes have written all else.
 
   Args:
@@ -88,30 +100,42 @@ def seal(directory: pathlib.Path, step: int, state: dict[str, str], processes: i
   for process in range(processes):
     path = directory / _partial(process)
     try:
-      part = json.loads(path.read_text())
+      part = json.loads(objects.read(path) if is_remote(path) else path.read_bytes())
     except FileNotFoundError as error:
       raise FileNotFoundError(
         f"process {process} wrote its part elsewhere; all processes must share this directory"
       ) from error
     entries |= {file: FileEntry(*entry) for file, entry in part.items()}
-    path.unlink()
-  for file in _walk(directory):
-    if file not in entries:
-      entries[file] = _hash_durably(directory / file)
+    objects.delete(path) if is_remote(path) else path.unlink()
+  for file, size in _walk(directory):
+    if file not in entries and file != UNFINISHED:
+      entries[file] = _hash_durably(directory / file, size)
   committed = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-  (directory / MANIFEST).write_bytes(_render(Manifest(step, committed, state, entries)))
-  fsync(directory / MANIFEST)
-  fsync(directory)
+  write_file(directory / MANIFEST, _render(Manifest(step, committed, state, entries)))
+  if not is_remote(directory):
+    fsync(directory / MANIFEST)
+    fsync(pathlib.Path(directory))
 
 
-def read_manifest(directory: pathlib.Path) -> Manifest | FileProblem:
+def write_file(path: Location, content: bytes) -> None:
+  """Writes a file; on an object store it is there whole or not at all."""
+  if is_remote(path):
+    objects.write(path, content)
+  else:
+    path.write_bytes(content)
+
+
+def read_manifest(directory: Location) -> Manifest | FileProblem:
   """Returns the manifest, or what is wrong with it."""
   path = directory / MANIFEST
   try:
-    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+    if is_remote(path):
+      raw = objects.read(path)
+    elif path.exists() and not path.is_file():  # a pipe would be waited for without end
       return FileProblem(MANIFEST, "unreadable", "is not a file")
-    with path.open("rb") as file:
-      raw = file.read(min(json_limits.MAX_BYTES + 1, os.fstat(file.fileno()).st_size))
+    else:
+      with path.open("rb") as file:
+        raw = file.read(min(json_limits.MAX_BYTES + 1, os.fstat(file.fileno()).st_size))
   except FileNotFoundError:
     return FileProblem(MANIFEST, "missing", "is missing, so no file of this step can be trusted")
   except OSError as error:
@@ -131,7 +155,7 @@ def read_manifest(directory: pathlib.Path) -> Manifest | FileProblem:
 
 
 def find_problems(
-  directory: pathlib.Path,
+  directory: Location,
   step: int | None,
   *,
   hashes: bool = True,
@@ -151,9 +175,10 @@ def find_problems(
   if step is not None and step != manifest.step:
     return [FileProblem(MANIFEST, "changed", f"is of step {manifest.step}: a renamed checkpoint")]
   try:
-    present = set(_walk(directory)) - {MANIFEST}
+    sizes = dict(_walk(directory))
   except OSError as error:
     return [FileProblem(str(error.filename), "unreadable", f"cannot be read ({error.strerror})")]
+  present = sizes.keys() - {MANIFEST, *([UNFINISHED] if is_remote(directory) else [])}
   problems = [
     FileProblem(file, "extra", "is not in the manifest") for file in present - manifest.files.keys()
   ]
@@ -162,7 +187,7 @@ def find_problems(
   ]
   to_read = []
   for file in present & manifest.files.keys():
-    problem = _check_size(directory, file, manifest.files[file].bytes)
+    problem = _check_size(directory, file, sizes[file], manifest.files[file].bytes)
     if problem is None:
       to_read.append(file)
     else:
@@ -183,27 +208,31 @@ def fsync(path: pathlib.Path) -> None:
     os.close(descriptor)
 
 
-def _check_size(directory: pathlib.Path, file: str, written: int) -> FileProblem | None:
-  try:
-    status = (directory / file).stat()
-  except OSError as error:
-    return FileProblem(file, "unreadable", f"cannot be read ({error.strerror})")
-  if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
-    return FileProblem(file, "unreadable", "is not a file")
-  now = status.st_size
+def _check_size(
+  directory: Location, file: str, now: int | None, written: int
+) -> FileProblem | None:
+  if now is None:
+    try:
+      status = os.stat(directory / file)
+    except OSError as error:
+      return FileProblem(file, "unreadable", f"cannot be read ({error.strerror})")
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+      return FileProblem(file, "unreadable", "is not a file")
+    now = status.st_size
   if now != written:
     return FileProblem(file, "size", f"has {now:,} bytes; {written:,} were written")
   return None
 
 
 def _changed_files(
-  directory: pathlib.Path, manifest: Manifest, files: Sequence[str]
+  directory: Location, manifest: Manifest, files: Sequence[str]
 ) -> list[FileProblem]:
   """Reads `files` and returns those that are not as they were written."""
 
   def check(file: str) -> FileProblem | None:
     try:
-      intact = _hash(directory / file) == manifest.files[file]
+      written = manifest.files[file]
+      intact = _hash(directory / file, written.bytes) == written
     except OSError as error:
       return FileProblem(file, "unreadable", f"cannot be read ({error.strerror})")
     return None if intact else FileProblem(file, "changed", "was changed (SHA-256 differs)")
@@ -212,26 +241,41 @@ def _changed_files(
     return [problem for problem in executor.map(check, files) if problem is not None]
 
 
-def _walk(directory: pathlib.Path, prefix: str = "") -> Iterator[str]:
-  """Yields the path of everything below `directory` that is not a directory; follows no link."""
+def _walk(directory: Location) -> Iterator[tuple[str, int | None]]:
+  """Yields the path of everything below `directory` that is not a directory; follows no link.
+
+  With it goes its size on an object store, where the listing has it; None on a file system.
+  """
+  if is_remote(directory):
+    yield from objects.sizes(directory).items()
+  else:
+    yield from ((file, None) for file in _walk_local(directory))
+
+
+def _walk_local(directory: os.PathLike[str], prefix: str = "") -> Iterator[str]:
   with os.scandir(directory) as entries:
     for entry in entries:
       if entry.is_dir(follow_symlinks=False):
-        yield from _walk(pathlib.Path(entry.path), f"{prefix}{entry.name}/")
+        yield from _walk_local(pathlib.Path(entry.path), f"{prefix}{entry.name}/")
       else:
         yield prefix + entry.name
 
 
-def _hash(path: pathlib.Path) -> FileEntry:
+def _hash(path: Location, size: int | None) -> FileEntry:
+  """Hashes a file, or an object of `size` bytes."""
+  if is_remote(path):
+    assert size is not None
+    return FileEntry(size, objects.sha256(path, size))
   with path.open("rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileEntry(os.fstat(file.fileno()).st_size, digest)
 
 
-def _hash_durably(path: pathlib.Path) -> FileEntry:
+def _hash_durably(path: Location, size: int | None) -> FileEntry:
   """Hashes a new file and makes it durable: a commit that a power cut undoes is none."""
-  entry = _hash(path)
-  fsync(path)
+  entry = _hash(path, size)
+  if not is_remote(path):
+    fsync(pathlib.Path(path))
   return entry
 
 

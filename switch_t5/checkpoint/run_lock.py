@@ -11,9 +11,20 @@ import pathlib
 import socket
 from types import TracebackType
 
+from switch_t5.checkpoint.store_lock import StoreLock
 from switch_t5.errors import ConfigError
+from switch_t5.storage.location import is_remote, location
 
 _LOCK_FILE = "run.lock"
+
+
+def run_lock(model_dir: str | os.PathLike[str]) -> RunLock | StoreLock:
+  """Returns the lock of MODEL_DIR, by where it is.
+
+  Raises:
+    ConfigError: if it is neither a path of a file system nor of an object store.
+  """
+  return StoreLock(location(model_dir)) if is_remote(model_dir) else RunLock(model_dir)
 
 
 class RunLock:
@@ -29,15 +40,10 @@ class RunLock:
     ConfigError: if it is not a path of a file system.
   """
 
-  def __init__(self, model_dir: str | pathlib.Path):
-    if "://" in str(model_dir):  # pathlib would make a directory named `gs:`
-      raise ConfigError(
-        "MODEL_DIR is not a directory.",
-        value=f"MODEL_DIR = {model_dir}",
-        rule="MODEL_DIR is on a file system that all processes share",
-        remedy="a local or network file system, or the bucket mounted as one",
-      )
-    self._model_dir = pathlib.Path(model_dir)
+  def __init__(self, model_dir: str | os.PathLike[str]):
+    if is_remote(model_dir):  # pathlib would make a directory named `gs:`
+      raise ConfigError("The directory is not on a file system.", value=model_dir)
+    self._model_dir = pathlib.Path(location(model_dir))
     self._file: int | None = None
 
   def __enter__(self) -> RunLock:

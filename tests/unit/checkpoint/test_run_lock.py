@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from switch_t5.checkpoint.run_lock import RunLock
+from switch_t5.checkpoint.run_lock import RunLock, run_lock
 from switch_t5.errors import ConfigError
 
 _HOLD = (
@@ -71,8 +71,9 @@ def test_a_model_dir_that_cannot_be_used_is_named(tmp_path, name):
   assert _snapshot(tmp_path) == before
 
 
-def test_a_bucket_is_refused_rather_than_made_a_local_directory(tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", ["gs:/bucket/run", "hdfs://cluster/run"])
+def test_another_store_is_refused_rather_than_made_a_local_directory(tmp_path, monkeypatch, path):
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(ConfigError, match="gs://bucket/run"):
-    RunLock("gs://bucket/run")
+  with pytest.raises(ConfigError, match=path):
+    run_lock(path)
   assert list(tmp_path.iterdir()) == []

@@ -116,7 +116,7 @@ def test_no_configuration(folder, flags):
     ("SEED", -1, ("at least 0",)),
     ("MODEL_DIR", "", ("train.model_dir = ''", "a path in quotes")),
     ("MODEL_DIR", 3, ("train.model_dir = 3", "a text in quotes")),
-    ("MODEL_DIR", "gs://bucket/run", ("gs://bucket/run", "file system")),
+    ("MODEL_DIR", "hdfs://cluster/run", ("hdfs://cluster/run", "gs:// or s3://")),
     ("TEXT_FILES", 3, ("DatasetConfig.text_files = 3", "a text in quotes")),
     ("TEXT_FILES", [3], ("[3]", "a glob in quotes")),
     ("TEXT_FILES", "", ("needs text files", "'my/*.txt'")),
