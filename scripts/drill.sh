@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Kills, damages and reshapes runs of the demo's model and prints what held (about half an hour), and
-# plans it for TPUs that are not here (the extra `plan`):
-#   scripts/drill.sh [kills] [damage] [meshes] [plans]
-#   PYTHON=...   the interpreter to use
+# Kills, damages, reshapes and misleads real runs and prints what held (about an hour); plans one for
+# TPUs that are not here (the extra `plan`):
+#   scripts/drill.sh [NAME ...]   the names are in tests/faults/drills.py; without one, all
+#   PYTHON=...                    the interpreter to use
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 enter_environment

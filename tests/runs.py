@@ -66,13 +66,18 @@ def finish(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> tuple[in
 
 
 def start_processes(
-  count: int, *argv: str, each: Mapping[int, Sequence[str]] | None = None, cwd: pathlib.Path = ROOT
+  count: int,
+  *argv: str,
+  each: Mapping[int, Sequence[str]] | None = None,
+  places: Mapping[int, pathlib.Path] | None = None,
+  cwd: pathlib.Path = ROOT,
 ) -> list[subprocess.Popen[str]]:
-  """Starts `switch_t5 ARGV` as processes of one run; `each` has flags of some of them alone."""
+  """Starts `switch_t5 ARGV` as processes of one run; some have flags or a folder of their own."""
   given = [*argv, f"--coordinator_address={free_address()}", f"--process_count={count}"]
+  flags, folders = each or {}, places or {}
   return [
-    start(*given, f"--process_index={index}", *(each or {}).get(index, ()), cwd=cwd)
-    for index in range(count)
+    start(*given, f"--process_index={i}", *flags.get(i, ()), cwd=folders.get(i, cwd))
+    for i in range(count)
   ]
 
 

@@ -20,6 +20,7 @@ from switch_t5.cli.configuration import Configuration
 from switch_t5.cli.flags import AUTO, CommandLine
 from switch_t5.cli.run_record import PACKAGES
 from switch_t5.cli.supervisor import START_FACTOR
+from switch_t5.data.vocabulary import Vocabulary, embedded_vocabulary_path
 from switch_t5.errors import ConfigError, MeshError
 from switch_t5.sharding.placement import from_all_processes
 
@@ -35,6 +36,7 @@ def start(command_line: CommandLine, configuration: Configuration) -> None:
     ConfigError: see `join`; or the platform that was asked for is not there, or the processes were
       not started alike.
     MeshError: if they have not equally many devices.
+    DataError: if there is no vocabulary.
   """
   join(command_line)
   platform.require(command_line.platform)
@@ -137,6 +139,9 @@ def identity(command_line: CommandLine, configuration: Configuration) -> dict[st
   values |= {f"--{name}": repr(getattr(command_line, name)) for name in _FLAGS}
   for name, value in (configuration.macros() | configuration.bindings()).items():
     values[name] = repr(value)
+    if name.endswith(".vocabulary_path"):  # the same path on two hosts may be two files
+      path = value or embedded_vocabulary_path()
+      values[f"the vocabulary of {name}"] = Vocabulary(path).fingerprint[:16]
   return values
 
 

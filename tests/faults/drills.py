@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drills of a whole run, on the demo's model: `scripts/drill.sh [kills|damage|meshes|plans ...]`.
+"""Drills of whole runs, most on the demo's model: `scripts/drill.sh [NAME ...]`.
 
 kills: kill -9 at a random moment between steps 5 and 25, ten times, then to the end: parameters and
 optimizer state are bit for bit those of an undisturbed run. damage: each file of the newest checkpoint
 with one bit flipped, then missing, then truncated: it is named, and training falls back. meshes: 20
 steps on six meshes print the same loss. plans: its step compiled for TPUs that are not here, twice at
-once, sends tokens as the layouts need. Exits with 1 if any of this does not hold.
+once, sends tokens as the layouts need. processes: 1 x 8, 2 x 4 and 4 x 2 processes and devices train
+alike and go on from each other's checkpoints. lost: one of four processes is killed, stopped or
+terminated: the others end as they should, and all go on. unlike: processes that differ end before
+anything is done, and name the key. Exits with 1 if any of this does not hold.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import sys
 import tempfile
 import time
 
+import process_drills
 import runs
 from damage import DAMAGES
 
@@ -155,7 +159,15 @@ def plans(folder: pathlib.Path) -> bool:
 
 def main(names: list[str]) -> int:
   """Runs the drills named, or all; returns the exit code."""
-  all_drills = {"kills": kills, "damage": damage, "meshes": meshes, "plans": plans}
+  all_drills = {
+    "kills": kills,
+    "damage": damage,
+    "meshes": meshes,
+    "plans": plans,
+    "processes": process_drills.processes,
+    "lost": process_drills.lost,
+    "unlike": process_drills.unlike,
+  }
   verdicts = {}
   for name in names or all_drills:
     with tempfile.TemporaryDirectory(prefix="drill-") as folder:
