@@ -28,6 +28,7 @@ from switch_t5.cli.run_data import open_data
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.metrics.writer import MetricsWriter
+from switch_t5.training.goodput import Ledger
 from switch_t5.training.hooks import LogHook
 from switch_t5.training.init import init_state
 from switch_t5.training.interruption import Interruption
@@ -76,6 +77,7 @@ class Steps:
       interruption=Interruption(),
       on_step=lambda step: None,
       agree_period=STEPS,
+      ledger=Ledger(),
     )
     seconds = (time.perf_counter() - started) / STEPS
     self.state = end.state

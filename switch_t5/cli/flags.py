@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ class CommandLine:
     json: print one JSON object.
     list_configurables: print what gin may configure.
     help: print the help.
+    started: `time.monotonic()` when it was read.
   """
 
   arguments: tuple[str, ...] = ()
@@ -77,6 +79,7 @@ class CommandLine:
   json: bool = False
   list_configurables: bool = False
   help: bool = False
+  started: float = dataclasses.field(default_factory=time.monotonic, compare=False)
 
 
 # (flag as it is shown, help), in the order of the help page.

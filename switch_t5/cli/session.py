@@ -21,9 +21,11 @@ from switch_t5.decoding import DecodingConfig
 from switch_t5.errors import memory_for
 from switch_t5.evaluation.fill_spans import FilledSpans, pair_spans
 from switch_t5.inference.text_model import TextModel
-from switch_t5.metrics.train_metrics import mean_names, window_means
+from switch_t5.metrics.train_metrics import StepFlops, mean_names, window_means
 from switch_t5.model.config import ModelConfig
+from switch_t5.model.cost import forward_flops_per_sequence
 from switch_t5.model.definition import ModelDefinition, define_model
+from switch_t5.planning.chips import peak_of
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 from switch_t5.sharding.placement import batch_sharding, local_rows, place_batch
 from switch_t5.sharding.rules import PARAMETER_RULES
@@ -31,7 +33,7 @@ from switch_t5.training.eval_step import EvalStep, build_eval_step
 from switch_t5.training.objective import CrossEntropyObjective, SoftTargets
 from switch_t5.training.state import TrainState, abstract_state
 from switch_t5.training.train_step import build_train_step
-from switch_t5.training.trained import trained_parameters
+from switch_t5.training.trained import ALL, trained_parameters
 from switch_t5.types import DeviceBatch, HostBatch, PyTree
 
 
@@ -124,6 +126,20 @@ class Session:
   def seed(self) -> np.uint32:
     """Of all that is drawn, as the train step takes it."""
     return np.uint32(self.config.seed)
+
+  @property
+  def step_flops(self) -> StepFlops | None:
+    """What MFU goes by: three times the forward FLOPs of Table 9 of the paper, and the devices' peaks.
+
+    Every position of the batch counts, padding too, and nothing that is computed again in the backward
+    pass; a teacher's part does not. None where some parameters are frozen: that costs less than three times.
+    """
+    if self.config.trained != ALL:
+      return None
+    dataset, kind = self.config.dataset, self.mesh.devices.flat[0].device_kind
+    forward = forward_flops_per_sequence(self.model, dataset.encoder_length, dataset.decoder_length)
+    peak = peak_of(kind, self.model.activation_dtype)
+    return StepFlops(3 * forward * dataset.batch_size, peak and peak * self.mesh.size)
 
   def build_eval_step(self) -> EvalStep:
     """Returns the evaluation step: evaluation's capacity factor, no noise."""

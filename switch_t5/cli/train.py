@@ -8,14 +8,13 @@ import functools
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 
 from switch_t5.checkpoint.initial import InitialParameters, SavedState
 from switch_t5.checkpoint.listing import list_steps
 from switch_t5.checkpoint.manager import CheckpointManager, RestoredCheckpoint
-from switch_t5.checkpoint.run_lock import RunLock
+from switch_t5.checkpoint.run_lock import run_lock
 from switch_t5.cli import dataset as dataset_lib
 from switch_t5.cli import distributed, gin_setup, run_record, student
 from switch_t5.cli.configurables import CONFIGURABLES
@@ -23,14 +22,18 @@ from switch_t5.cli.flags import CommandLine
 from switch_t5.cli.reporter import Reporter
 from switch_t5.cli.run_data import Reader, open_data
 from switch_t5.cli.run_evaluation import RunEvaluation
+from switch_t5.cli.run_life import RunLife
 from switch_t5.cli.session import Session, open_session
 from switch_t5.cli.teacher import open_teaching
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.errors import ConfigError, Interrupted
 from switch_t5.interop.initial import open_parameters, open_state
 from switch_t5.interop.student import BY_LOAD, StudentParameters
+from switch_t5.metrics.goodput import CHECKPOINT, COMPILATION, EVALUATION
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_places import router_places
+from switch_t5.storage.location import location
+from switch_t5.training.goodput import Ledger
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
 from switch_t5.training.init import init_state
 from switch_t5.training.interruption import Interruption
@@ -48,15 +51,17 @@ def run(command_line: CommandLine) -> None:
   distributed.start(command_line, configuration)
   session = open_session(config)
   config.dataset.check_task()
-  training = Run(session, configuration.operative_config("train"), command_line.trace_steps)
+  ledger = Ledger(command_line.started)
+  training = Run(session, configuration.operative_config("train"), command_line.trace_steps, ledger)
   training.open_initial_checkpoint()
   training.open_teacher()
   if command_line.dry_run:
     print(f"{describe(session)}\nNothing is trained: --dry_run.")
     return
   training.open_data()  # what is wrong with it is said before MODEL_DIR is touched
-  lock = RunLock(config.model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
-  with lock, session.on_mesh(), Interruption() as interruption:
+  distributed.agree("The processes of the run do not read the same data.", training.identity)
+  lock = run_lock(config.model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
+  with lock, session.on_mesh(), ledger.watch_compilation(), Interruption() as interruption:
     training.train(interruption)
 
 
@@ -106,12 +111,19 @@ class Run:
     session: mesh, model and layout.
     config_text: the operative configuration, saved with every checkpoint.
     trace_steps: first and last step of a profiler trace, or None.
+    ledger: of this process's time.
   """
 
-  def __init__(self, session: Session, config_text: str, trace_steps: tuple[int, int] | None):
-    self.trace_steps = trace_steps
+  def __init__(
+    self,
+    session: Session,
+    config_text: str,
+    trace_steps: tuple[int, int] | None,
+    ledger: Ledger,
+  ):
+    self.trace_steps, self.ledger = trace_steps, ledger
     self.session, self.config, self.config_text = session, session.config, config_text
-    self.model_dir = Path(self.config.model_dir)
+    self.model_dir = location(self.config.model_dir)
     self.checkpoints = CheckpointManager(
       self.model_dir / "checkpoints", keep=self.config.checkpoints_kept
     )
@@ -132,6 +144,7 @@ class Run:
       self.say(f"Nothing to train: step {step} of {self.config.total_steps} is done.")
       return
     self.record_start(step)
+    self.life = RunLife(self.model_dir, self.ledger) if jax.process_index() == 0 else None
     self.evaluation.best.resume(step)
     train_step = self.compile(state)
     self.reporter.start(self.config.total_steps, step, {"config.gin": self.config_text})
@@ -155,6 +168,7 @@ class Run:
         interruption=interruption,
         agree_period=self.config.log_period,
         on_step=on_step,
+        ledger=self.ledger,
       )
       self.finish(loop, interruption)
 
@@ -247,6 +261,7 @@ class Run:
   def compile(self, state: TrainState) -> TrainStep:
     """Compiles the train step ahead of the loop, so that its time is not taken for training's."""
     session, started = self.session, time.perf_counter()
+    before = self.ledger.enter(COMPILATION)
     self.say("Compiling the train step ...")
     soft_targets, k, frozen = None, 0, None
     if self.teacher is not None:
@@ -254,6 +269,7 @@ class Run:
       k, frozen = self.teacher.k, self.teacher.params
     traced = session.trace_train_step(state, soft_targets=soft_targets, teacher_k=k, frozen=frozen)
     compiled = traced.lower().compile()
+    self.ledger.enter(before)
     self.say(f"Compiled in {time.perf_counter() - started:.1f} s.")
     return lambda state, batch: compiled(state, batch, session.seed, frozen)
 
@@ -266,10 +282,20 @@ class Run:
     config = self.config
     routers = [place.name for place in router_places(self.session.model)]
     return [
-      LogHook(config.log_period, self.reporter.write, config.learning_rate, routers),
+      LogHook(
+        config.log_period,
+        self.write_log,
+        config.learning_rate,
+        routers,
+        self.session.step_flops,
+      ),
       self.checkpoint_hook,
       EvalHook(config.eval_period, self.evaluate),
     ]
+
+  def write_log(self, step: int, metrics: dict[str, float]) -> None:
+    """Writes a log line, with the time that went into what."""
+    self.reporter.write(step, metrics | (self.life.metrics() if self.life else {}))
 
   def save(self, loop: LoopState) -> None:
     """Starts an asynchronous save of the state and the position in the data."""
@@ -284,15 +310,21 @@ class Run:
 
   def finish(self, loop: LoopState, interruption: Interruption) -> None:
     """Saves the last step and says how it ended."""
-    self.checkpoint_hook(loop)
-    self.checkpoints.wait()
-    if loop.step < self.config.total_steps or self.interrupted():
+    with self.ledger.measure(CHECKPOINT):
+      self.checkpoint_hook(loop)
+      self.checkpoints.wait()
+    stopped = loop.step < self.config.total_steps or self.interrupted()
+    if self.config.show_samples and not stopped:
+      with self.ledger.measure(EVALUATION):
+        self.evaluation.show_samples(loop.state.params)
+    if self.life is not None:
+      self.reporter.write(loop.step, self.life.metrics(done=not stopped))
+      self.say(self.life.describe())
+    if stopped:
       raise Interrupted(
         f"Stopped by {interruption.signal_name or 'another process'} at step {loop.step} of "
         f"{self.config.total_steps}; everything is saved.",
         value=f"{self.model_dir}/checkpoints/checkpoint_{loop.step}",
         remedy="the same command goes on from there",
       )
-    if self.config.show_samples:
-      self.evaluation.show_samples(loop.state.params)
     self.say(f"Done: step {loop.step}, saved in {self.model_dir}/checkpoints.")

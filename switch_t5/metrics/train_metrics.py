@@ -177,12 +177,25 @@ def router_statistics(steps: Sequence[MetricSums]) -> dict[str, np.ndarray]:
   }
 
 
+class StepFlops(NamedTuple):
+  """What a step is measured by.
+
+  Attributes:
+    model: FLOPs of the model in one step, all devices together.
+    peak: FLOP/s of all devices together at their best; None: not known.
+  """
+
+  model: float
+  peak: float | None
+
+
 def train_metrics(
   steps: Sequence[StepMetrics],
   *,
   seconds: float,
   learning_rate: float,
   routers: Sequence[str] = (),
+  flops: StepFlops | None = None,
 ) -> dict[str, float]:
   """Returns what is logged for a window of training steps, by public name.
 
@@ -193,6 +206,7 @@ def train_metrics(
     seconds: the window's wall time.
     learning_rate: that of the window's last step.
     routers: their names, in the order in which the model reports them.
+    flops: of a step, if they were counted.
   """
   sums = [step.sums for step in steps]
   num_tokens = sum(float(step.num_tokens) for step in sums)
@@ -201,6 +215,10 @@ def train_metrics(
     "learning_rate": float(learning_rate),
     "tokens_per_second": num_tokens / seconds,
   }
+  if flops is not None:
+    metrics["model_flops_per_second"] = achieved = flops.model * len(steps) / seconds
+    if flops.peak is not None:
+      metrics["mfu"] = achieved / flops.peak
   public = {f"train/{name}": value for name, value in metrics.items()}
   if routers:
     host = [jax.tree.map(_as_float64, step) for step in sums]

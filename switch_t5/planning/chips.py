@@ -266,3 +266,33 @@ _ALL = (
 )
 
 CHIPS: dict[str, Chip] = {chip.name: chip for chip in _ALL}
+
+# By what JAX calls a device; what sounds alike (H100 PCIe, H200 NVL) has other peaks.
+_DEVICE_KINDS = {
+  "TPU v2": "v2",
+  "TPU v3": "v3",
+  "TPU v4": "v4",
+  "TPU v5 lite": "v5e",
+  "TPU v5e": "v5e",
+  "TPU v5": "v5p",
+  "TPU v5p": "v5p",
+  "TPU v6 lite": "v6e",
+  "TPU v6e": "v6e",
+  "TPU7x": "tpu7x",
+  "NVIDIA A100-SXM4-80GB": "a100",
+  "NVIDIA A100-SXM4-40GB": "a100",
+  "NVIDIA H100 80GB HBM3": "h100",
+  "NVIDIA H200": "h200",
+  "NVIDIA B200": "b200",
+}
+
+
+def peak_of(device_kind: str, dtype: str) -> float | None:
+  """Returns the peak FLOP/s of one device, or None where none is known.
+
+  Args:
+    device_kind: `jax.Device.device_kind`; a CPU's says nothing.
+    dtype: of the operands of matmuls.
+  """
+  name = _DEVICE_KINDS.get(device_kind)
+  return None if name is None else CHIPS[name].peak.get(dtype)

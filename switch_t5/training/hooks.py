@@ -6,13 +6,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from switch_t5.errors import DivergedError
-from switch_t5.metrics.train_metrics import StepMetrics, train_metrics
+from switch_t5.metrics.goodput import CHECKPOINT, EVALUATION, LOGGING
+from switch_t5.metrics.train_metrics import StepFlops, StepMetrics, train_metrics
 from switch_t5.training.loop import LoopState
 from switch_t5.training.norms import describe_norms, layer_norms
 from switch_t5.training.state import TrainState
@@ -30,12 +32,16 @@ class LogHook:
     write: takes the step and the metrics.
     learning_rate: the schedule.
     routers: names of the model's routers.
+    flops: of a step, if they were counted.
   """
+
+  kind: ClassVar[str] = LOGGING
 
   period: int
   write: WriteMetrics
   learning_rate: optax.Schedule
   routers: Sequence[str] = ()
+  flops: StepFlops | None = None
 
   def __call__(self, loop: LoopState) -> None:
     """Writes one line of metrics and empties the window."""
@@ -47,9 +53,10 @@ class LogHook:
       seconds=loop.window_seconds,
       learning_rate=float(self.learning_rate(loop.step - 1)),
       routers=self.routers,
+      flops=self.flops,
     )
     loop.window.clear()
-    loop.window_seconds = 0.0
+    loop.window_seconds = loop.host_seconds = 0.0
     self.write(loop.step, metrics)
     check_finite(loop, window)
 
@@ -62,6 +69,8 @@ class CheckpointHook:
     period: CHECKPOINT_PERIOD.
     save: takes the progress; returns when the device arrays may be donated.
   """
+
+  kind: ClassVar[str] = CHECKPOINT
 
   period: int
   save: Callable[[LoopState], None]
@@ -81,6 +90,8 @@ class EvalHook:
     period: EVAL_PERIOD.
     evaluate: takes the loop.
   """
+
+  kind: ClassVar[str] = EVALUATION
 
   period: int
   evaluate: Callable[[LoopState], None]

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
-import jax
-
+from switch_t5.metrics.goodput import COMPUTE, INPUT
 from switch_t5.metrics.train_metrics import StepMetrics
+from switch_t5.training.goodput import Ledger, StepInFlight
 from switch_t5.training.interruption import Interruption
 from switch_t5.training.state import TrainState
 from switch_t5.training.train_step import TrainStep
@@ -26,18 +25,26 @@ class LoopState:
     state: the state after them.
     window: metrics of the steps since the last log line, still on the device.
     window_seconds: spent in those steps, hooks and compilation left out.
+    host_seconds: of them, what this process did not wait for its devices.
   """
 
   step: int
   state: TrainState
   window: list[StepMetrics] = dataclasses.field(default_factory=list)
   window_seconds: float = 0.0
+  host_seconds: float = 0.0
 
 
 class Hook(Protocol):
-  """Called between steps, every `period` steps and after the last one."""
+  """Called between steps, every `period` steps and after the last one.
+
+  Attributes:
+    period: in steps.
+    kind: what its time counts to (`metrics/goodput.py`).
+  """
 
   period: int
+  kind: ClassVar[str]
 
   def __call__(self, loop: LoopState) -> None:
     """Acts on what has been done so far; may take its time, which is not counted as training."""
@@ -53,6 +60,7 @@ def train_loop(
   interruption: Interruption,
   agree_period: int,
   on_step: Callable[[int], None],
+  ledger: Ledger,
 ) -> LoopState:
   """Runs from `state.step` to `total_steps` or until interrupted.
 
@@ -65,29 +73,39 @@ def train_loop(
     interruption: asked between steps.
     on_step: told each step as it is handed to the device, for a progress bar; must not wait.
     agree_period: with several processes, every how many steps they agree on stopping.
+    ledger: is told what the time goes into.
 
   Returns:
     The progress at the end; `loop.step < total_steps` if it was interrupted.
   """
   loop = LoopState(int(state.step), state)
-  started = time.perf_counter()
+  in_flight = StepInFlight(ledger)
+  ledger.enter(COMPUTE)
+  started = ledger.clock()
   while loop.step < total_steps:
-    batch = next(batches)
-    if loop.window:
-      # One step in flight: enough to hide the host's work, and emulated devices that share a CPU
-      # cannot starve each other in the collectives of two programs.
-      jax.block_until_ready(loop.window[-1])
+    asked = ledger.clock()
+    with ledger.measure(INPUT):
+      batch = next(batches)
+    # One step in flight: enough to hide the host's work, and emulated devices that share a CPU
+    # cannot starve each other in the collectives of two programs.
+    loop.host_seconds -= in_flight.wait(asked, ledger.clock())
     loop.state, metrics = train_step(loop.state, batch)
+    in_flight.begin(metrics)
     loop.window.append(metrics)
     loop.step += 1
+    ledger.step = loop.step
     on_step(loop.step)
     due = [hook for hook in hooks if loop.step % hook.period == 0 or loop.step == total_steps]
     if due:
-      jax.block_until_ready(metrics)
-      loop.window_seconds += time.perf_counter() - started
+      now = ledger.clock()
+      loop.host_seconds -= in_flight.wait(now, now)
+      took = ledger.clock() - started
+      loop.window_seconds += took
+      loop.host_seconds += took
       for hook in due:
-        hook(loop)
-      started = time.perf_counter()
+        with ledger.measure(hook.kind):
+          hook(loop)
+      started = ledger.clock()
     may_communicate = loop.step % agree_period == 0
     if interruption.requested(may_communicate=may_communicate):
       break

@@ -13,7 +13,8 @@ import jax
 import pytest
 import runs
 
-from switch_t5.metrics.writer import METRICS_FILE, read_metrics
+from switch_t5.metrics.goodput import KINDS, whole_life
+from switch_t5.metrics.writer import METRICS_FILE, read_lines, read_metrics
 
 STEPS = 10
 PUBLIC_NAMES = {
@@ -31,6 +32,11 @@ PUBLIC_NAMES = {
   "train/gradient_norm",
   "train/learning_rate",
   "train/tokens_per_second",
+  "train/model_flops_per_second",  # and no train/mfu: a CPU's peak is not known
+  *(f"goodput/{kind}_seconds" for kind in KINDS),
+  "goodput/start",
+  "goodput/unix_time",
+  "goodput/fraction",
 }
 TASK = "eval/text_span_corruption/"
 
@@ -77,6 +83,16 @@ def test_the_run_leaves_its_files(folder):
   assert start["mesh"] == {"data": 1, "expert": 1, "model": 1}
   assert {"jax", "flax", "switch_t5", "python"} <= start["versions"].keys()
   assert start["data"]["task"] == "text_span_corruption"
+
+
+def test_the_time_of_the_run_is_accounted_for(folder):
+  rows = read_lines(folder / "model" / METRICS_FILE)
+  life = whole_life(rows, json.loads((folder / "model" / "run.json").read_text())["starts"])
+  assert rows[-1]["goodput/done"] == 1.0
+  assert life.goodput == pytest.approx(rows[-1]["goodput/fraction"], rel=1e-2)
+  assert all(life.seconds[kind] > 0 for kind in KINDS)
+  said = [line for line in (folder / "errors.txt").read_text().splitlines() if "Goodput" in line]
+  assert len(said) == 1 and ": compilation " in said[0]
 
 
 def test_the_output_says_what_happens(folder):

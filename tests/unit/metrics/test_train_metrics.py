@@ -10,6 +10,7 @@ import pytest
 
 from switch_t5.metrics.train_metrics import (
   MetricSums,
+  StepFlops,
   StepMetrics,
   expert_load_max,
   train_metrics,
@@ -81,6 +82,17 @@ def test_public_names_and_values_of_one_step():
     "train/tokens_per_second": 50.0,
   }
   assert metrics == pytest.approx(expected, rel=1e-6)
+
+
+def test_mfu_is_the_models_flops_over_the_devices_peak_where_one_is_known():
+  steps = [step(sums()), step(sums())]
+  given = {"seconds": 4.0, "learning_rate": 0.01}
+  known = train_metrics(steps, **given, flops=StepFlops(6e12, 12e12))
+  assert set(known) - PUBLIC_NAMES == {"train/model_flops_per_second", "train/mfu"}
+  assert known["train/model_flops_per_second"] == 3e12  # two steps of 6e12 in 4 s
+  assert known["train/mfu"] == 0.25
+  unknown = train_metrics(steps, **given, flops=StepFlops(6e12, None))
+  assert set(unknown) - PUBLIC_NAMES == {"train/model_flops_per_second"}
 
 
 def test_tokens_weigh_alike_and_steps_weigh_alike():

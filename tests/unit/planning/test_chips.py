@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from switch_t5.planning.chips import CHIPS
+from switch_t5.planning.chips import CHIPS, peak_of
 
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
@@ -31,3 +31,17 @@ def test_nodes_of_gpus_are_those_of_the_data_sheets():
     chip = CHIPS[name]
     assert 8 * chip.memory_bytes == pytest.approx(memory, rel=0.07)
     assert 8 * 2 * chip.fast_bandwidth == pytest.approx(links)
+
+
+@pytest.mark.parametrize(
+  ("device_kind", "dtype", "peak"),
+  [
+    ("TPU v5 lite", "bfloat16", 197e12),
+    ("TPU v3", "bfloat16", 61.5e12),  # half a chip
+    ("NVIDIA H100 80GB HBM3", "float32", 494e12),
+    ("NVIDIA H100 PCIe", "bfloat16", None),
+    ("cpu", "float32", None),
+  ],
+)
+def test_a_device_has_the_peak_of_its_kind_and_no_other(device_kind, dtype, peak):
+  assert peak_of(device_kind, dtype) == peak

@@ -7,13 +7,17 @@ import dataclasses
 import itertools
 import logging
 import signal
+import time
+from typing import ClassVar
 
 import jax.numpy as jnp
 import optax
 import pytest
 
 from switch_t5.errors import DivergedError
+from switch_t5.metrics.goodput import EVALUATION, INPUT
 from switch_t5.metrics.train_metrics import MetricSums, StepMetrics
+from switch_t5.training.goodput import Ledger, StepInFlight
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
 from switch_t5.training.interruption import Interruption
 from switch_t5.training.loop import LoopState, train_loop
@@ -42,6 +46,8 @@ def start(step=0) -> TrainState:
 class Recorder:
   """A hook that notes when it was called."""
 
+  kind: ClassVar[str] = EVALUATION
+
   period: int
   name: str
   calls: list
@@ -50,17 +56,27 @@ class Recorder:
     self.calls.append((loop.step, self.name))
 
 
-def run(state=None, hooks=(), *, total_steps=10, batches=None, on_step=lambda step: None):
+def run(
+  state=None,
+  hooks=(),
+  *,
+  step=add_batch,
+  total_steps=10,
+  batches=None,
+  on_step=lambda step: None,
+  ledger=None,
+):
   with Interruption() as interruption:
     return train_loop(
       start() if state is None else state,
-      add_batch,
+      step,
       itertools.count(1.0) if batches is None else iter(batches),
       hooks,
       total_steps=total_steps,
       interruption=interruption,
       agree_period=1,
       on_step=on_step,
+      ledger=Ledger() if ledger is None else ledger,
     )
 
 
@@ -173,3 +189,55 @@ def test_evaluation_sees_the_state_after_the_step():
   seen = []
   run(hooks=[EvalHook(5, lambda loop: seen.append(float(loop.state.params)))])
   assert seen == [15.0, 55.0]
+
+
+def every(seconds: float):
+  """Batches that take their time."""
+  for batch in itertools.count(1.0):
+    time.sleep(seconds)
+    yield batch
+
+
+def test_slow_batches_count_as_input_and_hooks_as_what_they_are():
+  hook = EvalHook(5, lambda loop: time.sleep(0.03))
+  ledger, began = Ledger(), time.monotonic()
+  loop = run(total_steps=10, batches=every(0.02), hooks=[hook], ledger=ledger)
+  found, wall = ledger.seconds(), time.monotonic() - began
+  assert sum(found.values()) == pytest.approx(wall, abs=0.02)
+  assert 0.15 < found[INPUT] < wall
+  assert 0.06 <= found[EVALUATION] < 0.2
+  assert ledger.step == loop.step == 10
+  assert loop.window_seconds >= loop.host_seconds > 0.2
+
+
+class Clock:
+  """Seconds that pass when a test says so."""
+
+  now = 100.0
+
+  def __call__(self) -> float:
+    return self.now
+
+
+def test_batches_that_are_read_while_the_devices_work_cost_no_input_time():
+  """Steps of 60 s, on a clock that a test moves."""
+  clock = Clock()
+  ledger = Ledger(clock=clock)
+  step = StepInFlight(ledger)
+
+  def read(seconds):
+    step.begin(make_metrics(1.0))
+    asked = clock()
+    with ledger.measure(INPUT):
+      clock.now += seconds
+    step.wait(asked, clock())
+    return ledger.seconds()[INPUT]
+
+  step.begin(make_metrics(1.0))
+  clock.now += 60.0
+  step.wait(clock(), clock())  # now it is known how long one takes
+  assert read(20.0) == 0.0
+  assert read(60.0) == 0.0
+  assert read(100.0) == 40.0
+  assert step.wait(clock(), clock()) == 0.0  # nothing is in flight
+  assert read(100.0) == 80.0
