@@ -41,9 +41,9 @@ class Distillation:
 
   def __post_init__(self):
     rules = {
-      "fraction_soft": (_in_range(self.fraction_soft, 0.0, 1.0), "a number from 0 to 1"),
+      "fraction_soft": (in_range(self.fraction_soft, 0.0, 1.0), "a number from 0 to 1"),
       "temperature": (
-        _in_range(self.temperature, _LEAST_TEMPERATURE, 1.0 / _LEAST_TEMPERATURE),
+        in_range(self.temperature, _LEAST_TEMPERATURE, 1.0 / _LEAST_TEMPERATURE),
         f"a number above 0, from {_LEAST_TEMPERATURE:g} to {1.0 / _LEAST_TEMPERATURE:g}",
       ),
       "teacher_path": (_is_path_or_none(self.teacher_path), "a path in quotes, or None"),
@@ -72,7 +72,7 @@ class Distillation:
       )
 
 
-def _in_range(value: Any, least: float, most: float) -> bool:
+def in_range(value: Any, least: float, most: float) -> bool:
   """Says whether a value is a number, and in the range; NaN is in none."""
   is_number = isinstance(value, int | float) and not isinstance(value, bool)
   return is_number and least <= value <= most

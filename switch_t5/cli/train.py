@@ -41,6 +41,7 @@ from switch_t5.training.loop import Hook, LoopState, train_loop
 from switch_t5.training.state import TrainState
 from switch_t5.training.trace import StepTrace
 from switch_t5.training.train_step import TrainStep
+from switch_t5.training.watchdog import Watchdog
 from switch_t5.types import DeviceBatch
 
 
@@ -61,7 +62,8 @@ def run(command_line: CommandLine) -> None:
   training.open_data()  # what is wrong with it is said before MODEL_DIR is touched
   distributed.agree("The processes of the run do not read the same data.", training.identity)
   lock = run_lock(config.model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
-  with lock, session.on_mesh(), ledger.watch_compilation(), Interruption() as interruption:
+  watched = training.watched()
+  with lock, session.on_mesh(), ledger.watch_compilation(), watched, Interruption() as interruption:
     training.train(interruption)
 
 
@@ -131,9 +133,22 @@ class Run:
     self.reporter = Reporter(self.model_dir, self.config.wandb_project)
     self.say = self.reporter.say
 
+  def watched(self) -> contextlib.AbstractContextManager:
+    """Reports a hang while it is entered."""
+    config = self.config
+    if config.hang_seconds is None:
+      return contextlib.nullcontext()
+    ends = jax.process_count() > 1 if config.hang_exit is None else config.hang_exit
+    return Watchdog(self.ledger, config.hang_seconds, self.model_dir / "hangs", ends=ends)
+
+  def interrupted(self) -> bool:
+    """Whether to stop, asked by all processes between the batches of something long."""
+    self.ledger.progress()
+    return self.interruption.requested(may_communicate=True)
+
   def train(self, interruption: Interruption) -> None:
     """Trains to the end, or until interrupted: then saves and raises Interrupted."""
-    self.interrupted = functools.partial(interruption.requested, may_communicate=True)
+    self.interruption = interruption
     restored = self.checkpoints.restore(self.session.abstract)
     if restored is not None and not restored.is_imported:
       dataset_lib.check_identity(restored.data_state["identity"], self.identity)

@@ -11,7 +11,7 @@ import jax
 import optax
 
 from switch_t5.cli.dataset import DatasetConfig
-from switch_t5.cli.distillation_config import Distillation
+from switch_t5.cli.distillation_config import Distillation, in_range
 from switch_t5.data import documents
 from switch_t5.decoding.config import DecodingConfig
 from switch_t5.errors import ConfigError, suggest
@@ -161,6 +161,11 @@ class TrainConfig:
     best_is_larger: whether its larger values are better; None: they are, unless it is a loss or a
       cross-entropy.
     log_period: LOG_PERIOD, in steps.
+    hang_seconds: without a sign of life, after which a hang is reported with every thread's stack, also
+      in MODEL_DIR/hangs; six times as long for start-up, compilation, checkpoints and evaluation. None:
+      never.
+    hang_exit: whether a process that goes on hanging is ended with exit code 76, to be started again;
+      None: in a run of several processes.
     seed: SEED of initialisation, dropout and jitter.
     initial_checkpoint: an InitialCheckpoint: what a new run's parameters start from.
     wandb_project: a project of Weights & Biases that gets the metrics too; None: none.
@@ -187,6 +192,8 @@ class TrainConfig:
   best_metric: str | None = None
   best_is_larger: bool | None = None
   log_period: int = 100
+  hang_seconds: float | None = 600.0
+  hang_exit: bool | None = None
   seed: int = 0
   initial_checkpoint: InitialCheckpoint = InitialCheckpoint()
   wandb_project: str | None = None
@@ -221,6 +228,15 @@ class TrainConfig:
       check_installed(self.wandb_project)
     for name in ("seed", "show_samples"):
       _check(_is_count(getattr(self, name), 0), name, getattr(self, name), f"{_COUNT} 0")
+    _check(
+      self.hang_seconds is None or in_range(self.hang_seconds, 1e-3, 1e9),
+      "hang_seconds",
+      self.hang_seconds,
+      "a number above 0, or None",
+    )
+    _check(
+      self.hang_exit in (True, False, None), "hang_exit", self.hang_exit, "True, False or None"
+    )
     _check(self.seed < 2**32, "seed", self.seed, "less than 2**32")
     if self.distillation is not None:
       _check_type("distillation", self.distillation, Distillation, "@Distillation(), or None")

@@ -32,7 +32,7 @@ class Ledger:
 
   def __init__(self, began: float | None = None, clock: Callable[[], float] = time.monotonic):
     self.clock = clock
-    self._kind, self._since = STARTUP, clock() if began is None else began
+    self._phase = (STARTUP, clock() if began is None else began)  # one object: others read it
     self._seconds = dict.fromkeys(KINDS, 0.0)
     self._thread = threading.get_ident()
     self.step = 0
@@ -40,18 +40,18 @@ class Ledger:
   @property
   def phase(self) -> tuple[str, float]:
     """The kind now, and when it was entered or told of progress: of the clock."""
-    return self._kind, self._since
+    return self._phase
 
   def enter(self, kind: str) -> str:
     """Counts time to `kind` from now on; returns the kind before."""
-    now, before = self.clock(), self._kind
-    self._seconds[before] += now - self._since
-    self._kind, self._since = kind, now
+    now, (before, since) = self.clock(), self._phase
+    self._seconds[before] += now - since
+    self._phase = (kind, now)
     return before
 
   def progress(self) -> None:
     """Tells those who watch that something has moved within the kind."""
-    self.enter(self._kind)
+    self.enter(self._phase[0])
 
   @contextlib.contextmanager
   def measure(self, kind: str) -> Iterator[None]:
@@ -80,7 +80,7 @@ class Ledger:
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
       if event == _COMPILED and threading.get_ident() == self._thread:
         self.progress()
-        self.move(duration_secs, self._kind, COMPILATION)
+        self.move(duration_secs, self._phase[0], COMPILATION)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
