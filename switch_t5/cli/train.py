@@ -35,6 +35,7 @@ from switch_t5.model.router_places import router_places
 from switch_t5.storage.location import location
 from switch_t5.training.goodput import Ledger
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
+from switch_t5.training.host_spread import HostSpread
 from switch_t5.training.init import init_state
 from switch_t5.training.interruption import Interruption
 from switch_t5.training.loop import Hook, LoopState, train_loop
@@ -303,6 +304,7 @@ class Run:
         config.learning_rate,
         routers,
         self.session.step_flops,
+        HostSpread(self.say),
       ),
       self.checkpoint_hook,
       EvalHook(config.eval_period, self.evaluate),

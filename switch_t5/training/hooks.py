@@ -33,6 +33,8 @@ class LogHook:
     learning_rate: the schedule.
     routers: names of the model's routers.
     flops: of a step, if they were counted.
+    host_spread: takes the seconds of a step that are this process's own, and all of them; returns
+      metrics.
   """
 
   kind: ClassVar[str] = LOGGING
@@ -42,6 +44,7 @@ class LogHook:
   learning_rate: optax.Schedule
   routers: Sequence[str] = ()
   flops: StepFlops | None = None
+  host_spread: Callable[[float, float], dict[str, float]] = lambda host, step: {}
 
   def __call__(self, loop: LoopState) -> None:
     """Writes one line of metrics and empties the window."""
@@ -55,6 +58,8 @@ class LogHook:
       routers=self.routers,
       flops=self.flops,
     )
+    of_a_step = (loop.host_seconds / len(window), loop.window_seconds / len(window))
+    metrics |= self.host_spread(*of_a_step)
     loop.window.clear()
     loop.window_seconds = loop.host_seconds = 0.0
     self.write(loop.step, metrics)

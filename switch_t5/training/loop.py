@@ -106,7 +106,9 @@ def train_loop(
         with ledger.measure(hook.kind):
           hook(loop)
       started = ledger.clock()
-    may_communicate = loop.step % agree_period == 0
-    if interruption.requested(may_communicate=may_communicate):
+    asked = ledger.clock()
+    stop = interruption.requested(may_communicate=loop.step % agree_period == 0)
+    loop.host_seconds -= ledger.clock() - asked  # waits for the others
+    if stop:
       break
   return loop
