@@ -4,17 +4,26 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
 
-from switch_t5.data import cache, example_cache, example_tasks, indexed, tasks, tfds_source
+from switch_t5.data import (
+  cache,
+  cache_copies,
+  example_cache,
+  example_tasks,
+  file_copies,
+  indexed,
+  tasks,
+  tfds_source,
+)
 from switch_t5.data.vocabulary import Vocabulary
 from switch_t5.errors import ConfigError, DataError, suggest
 from switch_t5.model.config import ModelConfig
+from switch_t5.storage.location import Location, location
 
 INDEXED = "indexed"
 STREAMING = "streaming"
@@ -31,12 +40,12 @@ class DatasetConfig:
     task_feature_lengths: {"inputs": S, "targets": T}, in tokens.
     batch_size: sequences of a global step.
     seed: of the order of the rows and of their corruption.
-    text_files: globs of .txt or .jsonl files, also .gz; for text_span_corruption only.
+    text_files: globs of .txt or .jsonl files, also .gz, also in a bucket; for text_span_corruption only.
     vocabulary_path: a SentencePiece model; None: the embedded one.
-    task_data_dir: TASK_DATA_DIR, folder of the data sets' own files, e.g. BoolQ/train.jsonl, for the
+    task_data_dir: TASK_DATA_DIR, folder or bucket of the data sets' own files, e.g. BoolQ/train.jsonl, for the
       tasks of `switch_t5.data.downstream`; None, or a data set that is not there: TFDS's.
-    cache_dir: CACHE_DIR, folder of caches; None: ~/.cache/switch_t5 (or
-      $XDG_CACHE_HOME/switch_t5).
+    cache_dir: CACHE_DIR, folder or bucket of caches; None: ~/.cache/switch_t5 (or
+      $XDG_CACHE_HOME/switch_t5), where copies of those in a bucket lie too.
     tfds_data_dir: TFDS_DATA_DIR, folder or bucket of the data sets that TFDS has prepared; None:
       TFDS's default ($TFDS_DATA_DIR or ~/tensorflow_datasets).
     skip_budget: faulty documents of each task that may be skipped, each with a warning: bad UTF-8,
@@ -143,15 +152,13 @@ class DatasetConfig:
       )
 
 
-def cache_root(dataset: DatasetConfig) -> Path:
+def cache_root(dataset: DatasetConfig) -> Location:
   """Returns the folder that holds the caches of all tasks."""
-  if dataset.cache_dir is not None:
-    return Path(dataset.cache_dir)
-  return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "switch_t5"
+  return file_copies.default_root() if dataset.cache_dir is None else location(dataset.cache_dir)
 
 
 def write_cache(
-  task: tasks.Task, directory: Path, *, job: int = 0, jobs: int = 1
+  task: tasks.Task, directory: Location, *, job: int = 0, jobs: int = 1
 ) -> cache.CacheInfo | cache.Unfinished:
   """Writes a job's share of a task's cache, or finds it done: see `cache` and `example_cache`."""
   if isinstance(task, example_tasks.ExampleTask):
@@ -160,13 +167,13 @@ def write_cache(
 
 
 def prepare_cache(dataset: DatasetConfig, task: tasks.Task) -> Path:
-  """Returns the task's cache, written by process 0 if it is not there yet."""
+  """Returns the task's cache, or its copy on this host; process 0 writes it if it is not there yet."""
   directory = cache.cache_directory(cache_root(dataset), task)
   if jax.process_index() == 0:
     write_cache(task, directory)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("cache")
-  return directory
+  return cache_copies.copy_cache(directory)
 
 
 def check_vocabulary(vocabulary: Vocabulary, model: ModelConfig) -> None:

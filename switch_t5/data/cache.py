@@ -162,7 +162,7 @@ def write_cache(
   """
   directory = location(directory)
   vocab, source = task.vocabulary(), task.source.provenance()
-  if (directory / INFO_FILE).exists():
+  if files.exists(directory / INFO_FILE):
     return _check_skipped(matching_info(directory, task.name, source, vocab), task.skip_budget)
   budget = documents_lib.SkipBudget(task.skip_budget)
   documents = task.source.documents(budget)
@@ -194,7 +194,7 @@ def write_cache(
     )
   except OSError as error:
     # Another process that has finished the cache has removed the file that this one was writing.
-    if not (directory / INFO_FILE).exists():
+    if not files.exists(directory / INFO_FILE):
       raise unwritable(directory, error) from error
   return _check_skipped(matching_info(directory, task.name, source, vocab), task.skip_budget)
 
@@ -257,7 +257,7 @@ def read_info(directory: str | os.PathLike[str]) -> CacheInfo:
   """
   directory = location(directory)
   try:
-    content = json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))
+    content = json.loads(files.read(directory / INFO_FILE))
     if content["format_version"] != FORMAT_VERSION:
       raise damaged(
         directory / INFO_FILE, f"format version {FORMAT_VERSION}, not {content['format_version']}"

@@ -46,7 +46,7 @@ def write_examples(
   """
   directory = location(directory)
   vocab, source = task.vocabulary(), task.provenance()
-  if not (directory / cache.INFO_FILE).exists():
+  if not files.exists(directory / cache.INFO_FILE):
     if job != 0:
       return cache.Unfinished(missing=(0,), total=1)
     try:

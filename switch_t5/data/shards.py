@@ -18,6 +18,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import itertools
@@ -110,7 +111,8 @@ def find_all(directory: Location, parts: Sequence[Part], fingerprint: str) -> li
 def count(directory: Location) -> tuple[int, int]:
   """Returns how many shards are done, and of how many; (0, 0) if no record says it."""
   with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as executor:
-    records = list(executor.map(_read_record, directory.glob("*-of-*.json")))
+    names = fnmatch.filter(files.sizes(directory), "*-of-*.json")
+    records = list(executor.map(_read_record, map(directory.joinpath, names)))
   totals = [record["total"] for record in records if record is not None]
   return len(totals), max(totals, default=0)
 
@@ -188,7 +190,7 @@ def write_json(path: Location, content: Mapping[str, Any]) -> None:
 
 def sha256(path: Location) -> str:
   """Returns the SHA-256 of a file, in hex."""
-  with path.open("rb") as file:
+  with files.open_to_read(path) as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -204,7 +206,7 @@ def _record_path(shard: Location) -> Location:
 def _read_record(path: Location) -> dict[str, Any] | None:
   """Returns the record of a shard, with the `Shard` itself, or None if the shard is not done."""
   try:
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = json.loads(files.read(path))
     record["shard"] = Shard(**record["shard"])
     size = files.size(path.parent / record["shard"].file)
   except (OSError, ValueError, KeyError, TypeError):  # no record, half of one, or no shard

@@ -313,7 +313,7 @@ def get_task(
     ConfigError: the name is unknown, or `text_files` is missing or not used.
     DataError: a glob matches no file.
   """
-  path = os.fspath(vocabulary_path or vocabulary.embedded_vocabulary_path())
+  path = vocabulary.on_this_host(vocabulary_path or vocabulary.embedded_vocabulary_path())
   if text_files and name in TASK_NAMES and name != TEXT_SPAN_CORRUPTION:
     raise errors.ConfigError(
       f"The task {name} does not read text files.",

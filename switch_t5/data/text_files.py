@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents from local files: .txt and .jsonl, plain or compressed with gzip (.txt.gz, .jsonl.gz).
+"""Documents from text files: .txt and .jsonl, plain or compressed with gzip (.txt.gz, .jsonl.gz).
 
 - .txt: blank lines separate documents. A file without any blank line has one document per line.
 - .jsonl: each line is an object whose key "text" holds one document; blank lines are skipped.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import functools
 import glob
 import gzip
 import hashlib
@@ -34,6 +35,8 @@ from absl import logging
 
 from switch_t5 import errors
 from switch_t5.data import documents as documents_lib
+from switch_t5.storage import files, transfers
+from switch_t5.storage.location import is_remote, location
 
 TEXT_KEY = "text"
 MAX_LINE_BYTES = 8 * 2**20
@@ -43,7 +46,7 @@ _FORMATS = "a .txt or .jsonl file, or one of these compressed as .gz"
 
 @dataclasses.dataclass(frozen=True)
 class TextFiles:
-  """Local text files, as a source of documents.
+  """Text files, as a source of documents.
 
   Attributes:
     paths: the files, as `find_files` returns them.
@@ -61,20 +64,21 @@ class TextFiles:
       DataError: a file is empty, malformed, or cannot be read.
     """
     budget = budget or documents_lib.SkipBudget()
-    files = tqdm.tqdm(self.paths, desc="text files", unit="file", disable=None)
-    texts = [document for path in files for document in read_documents(path, budget)]
+    paths = tqdm.tqdm(self.paths, desc="text files", unit="file", disable=None)
+    texts = [document for path in paths for document in read_documents(path, budget)]
     return documents_lib.split_and_shuffle(texts)
 
   def provenance(self) -> dict[str, str]:
     """Returns the SHA-256 of each file by its name (by its path where names repeat).
 
-    It reads every file (about a second per gigabyte), so that no edit goes unnoticed and a copy of
-    the files elsewhere is recognised as the same text.
+    It reads every file (about a second per gigabyte; of object storage once in a process), so that no
+    edit goes unnoticed and a copy of the files elsewhere is recognised as the same text.
     """
     names = [os.path.basename(path) for path in self.paths]
     if len(set(names)) < len(names):
       names = list(self.paths)
-    return {name: _sha256(path) for name, path in zip(names, self.paths, strict=True)}
+    digests = [_sha256_of_object(path) if is_remote(path) else _sha256(path) for path in self.paths]
+    return dict(zip(names, digests, strict=True))
 
 
 def find_files(patterns: str | Sequence[str]) -> tuple[str, ...]:
@@ -89,26 +93,30 @@ def find_files(patterns: str | Sequence[str]) -> tuple[str, ...]:
   if isinstance(patterns, str):
     patterns = patterns.split(",")
   patterns = [os.path.expanduser(pattern.strip()) for pattern in patterns if pattern.strip()]
-  files = set()
+  found_files: set[str] = set()
   for pattern in patterns:
-    # A path is taken literally first: its name may contain brackets.
-    found = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
-    matches = [path for path in found if os.path.isfile(path)]
+    if is_remote(pattern):
+      matches = transfers.matching(location(pattern))
+    else:
+      location(pattern)  # which refuses what looks like another store
+      # A path is taken literally first: its name may contain brackets.
+      found = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
+      matches = [path for path in found if os.path.isfile(path)]
     if not matches:
       raise errors.DataError(
         "No text file matches.",
         value=pattern,
-        rule=f"a path or glob, relative to {os.getcwd()}, of {_FORMATS}",
+        rule=f"a path or glob, relative to {os.getcwd()} or in a bucket, of {_FORMATS}",
         remedy="correct TEXT_FILES; several globs are separated by commas.",
       )
-    files.update(matches)
-  if not files:
+    found_files.update(matches)
+  if not found_files:
     raise errors.DataError(
       "No text files are given.",
       rule=f"a path or glob of {_FORMATS}",
       remedy="set TEXT_FILES, for example 'my/*.txt'.",
     )
-  return tuple(sorted(files))
+  return tuple(sorted(found_files))
 
 
 class Line(NamedTuple):
@@ -265,7 +273,7 @@ def read_lines(path: str) -> Iterator[Line]:
     DataError: the file cannot be read to its end; what is wrong with a line alone is in the line.
   """
   try:
-    with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+    with files.open_to_read(location(path)) as raw, _plain(raw, path) as file:
       number = offset = 0
       while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -286,6 +294,10 @@ def read_lines(path: str) -> Iterator[Line]:
     ) from error
   except OSError as error:
     raise _unreadable(path, error) from error
+
+
+def _plain(file: BufferedReader, path: str) -> gzip.GzipFile | BufferedReader:
+  return gzip.GzipFile(fileobj=file) if path.endswith(".gz") else file
 
 
 def _pass_rest(file: gzip.GzipFile | BufferedReader) -> int:
@@ -335,16 +347,19 @@ def _place(path: str, number: int, offset: int) -> str:
 
 def _sha256(path: str) -> str:
   try:
-    with open(path, "rb") as file:
+    with files.open_to_read(location(path)) as file:
       return hashlib.file_digest(file, "sha256").hexdigest()
   except OSError as error:
     raise _unreadable(path, error) from error
+
+
+_sha256_of_object = functools.cache(_sha256)
 
 
 def _unreadable(path: str, error: OSError) -> errors.DataError:
   return errors.DataError(
     "A text file cannot be read.",
     value=path,
-    rule=f"a readable file ({error.strerror})",
+    rule=f"a readable file ({error.strerror or error})",
     remedy="check the path, the file and its permissions, or leave it out.",
   )

@@ -17,6 +17,7 @@ from typing import Any
 
 from switch_t5 import errors
 from switch_t5.data import documents as documents_lib
+from switch_t5.storage.location import location
 
 TEXT_FEATURE = "text"
 _DOCUMENTS_PER_BATCH = 256
@@ -83,6 +84,13 @@ class TfdsSource:
     """Returns the folder of prepared data sets: `data_dir`, or TFDS's default."""
     import tensorflow_datasets as tfds
 
+    if self.data_dir is not None and str(location(self.data_dir)).startswith("s3://"):
+      raise errors.ConfigError(
+        "TFDS's data sets are not read from s3://.",
+        value=f"TFDS_DATA_DIR = {self.data_dir}",
+        rule="TensorFlow reads them, from a file system or gs://",
+        remedy="write a cache where the data set is on a disk, CACHE_DIR = 's3://...'; or mount the bucket",
+      )
     return os.path.expanduser(self.data_dir or os.fspath(tfds.core.constants.DATA_DIR))
 
   def _builder(self) -> Any:

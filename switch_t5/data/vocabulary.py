@@ -19,6 +19,9 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
 from switch_t5 import errors
+from switch_t5.data import file_copies
+from switch_t5.storage import files
+from switch_t5.storage.location import location
 
 EXTRA_IDS = 100  # T5's
 _ModelProto = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # made at import
@@ -31,6 +34,14 @@ def embedded_vocabulary_path() -> str:
   except ModuleNotFoundError:  # run from a source tree that is not installed
     assets = Path(__file__).parents[2] / "data"
   return str(assets / "embedded.model")
+
+
+def on_this_host(path: str | os.PathLike[str]) -> str:
+  """Returns the path of a vocabulary, of an object that of its copy: other libraries read no object."""
+  try:
+    return os.fspath(file_copies.copy_file(path))
+  except FileNotFoundError:  # `Vocabulary` says so
+    return os.fspath(path)
 
 
 class Vocabulary:
@@ -103,12 +114,12 @@ class Vocabulary:
 
 def _read(path: str) -> bytes:
   try:
-    return Path(path).read_bytes()
+    return files.read(location(path))
   except OSError as error:
     raise errors.DataError(
       "The vocabulary file cannot be read.",
       value=path,
-      rule=f"a readable SentencePiece model file ({error.strerror})",
+      rule=f"a readable SentencePiece model file ({error.strerror or error})",
       remedy="correct the path, or leave it out to use the embedded vocabulary.",
     ) from error
 
@@ -119,17 +130,17 @@ def _processor(path: str, content: bytes, extra_ids: int) -> sentencepiece.Sente
     model = _ModelProto.FromString(content)
     if not model.pieces:
       raise DecodeError("no pieces")
-  except DecodeError as error:
+    for k in reversed(range(extra_ids)):
+      model.pieces.add(
+        piece=f"\N{LOWER ONE EIGHTH BLOCK}<extra_id_{k}>",
+        score=0.0,
+        type=_ModelProto.SentencePiece.USER_DEFINED,
+      )
+    return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+  except (DecodeError, RuntimeError) as error:  # RuntimeError: sentencepiece's, of a piece twice
     raise errors.DataError(
       "The vocabulary file is not a SentencePiece model.",
       value=path,
       rule=f"a model file as sentencepiece's trainer writes it ({error})",
       remedy="give the .model file (not the .vocab file), and copy it again if it was cut short.",
     ) from error
-  for k in reversed(range(extra_ids)):
-    model.pieces.add(
-      piece=f"\N{LOWER ONE EIGHTH BLOCK}<extra_id_{k}>",
-      score=0.0,
-      type=_ModelProto.SentencePiece.USER_DEFINED,
-    )
-  return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())

@@ -225,7 +225,7 @@ class TeacherCache:
   def _get(self, index: int) -> np.ndarray:
     """Returns the rows of a shard in object storage, verified."""
     path, digest = self.path / self._shards[index].file, self._shards[index].sha256
-    content = path.read_bytes()
+    content = files.read(path)
     if hashlib.sha256(content).hexdigest() != digest:
       raise _damaged(path, f"SHA-256 {digest}")
     return np.frombuffer(content, self.contents.record)
@@ -322,7 +322,7 @@ def _read_record(directory: Location, name: str) -> Shard:
   path, match = directory / name, _RECORD.fullmatch(name)
   assert match
   try:
-    digest = str(json.loads(path.read_text(encoding="utf-8"))["sha256"])
+    digest = str(json.loads(files.read(path))["sha256"])
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise _damaged(path, f"the record of a shard ({error!r})") from error
   return Shard(int(match[1]), int(match[2]), digest)
@@ -332,7 +332,7 @@ def read_contents(directory: Location) -> Contents:
   """Returns what a cache holds; raises DataError if there is none, or if it is damaged."""
   path = directory / CONTENTS_FILE
   try:
-    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields = json.loads(files.read(path))
     version, digest = fields.pop("format_version"), fields.pop("sha256")
     contents = Contents(**fields)
     if version != FORMAT_VERSION or digest != contents.digest:

@@ -39,7 +39,7 @@ class TeacherCacheWriter:
 
   def __init__(self, directory: Location, contents: Contents):
     self._directory, self._contents = directory, contents
-    if (directory / CONTENTS_FILE).exists():
+    if files.exists(directory / CONTENTS_FILE):
       check_same(read_contents(directory), contents, directory)
 
   def check_room(self, num_rows: int) -> None:
@@ -67,7 +67,7 @@ class TeacherCacheWriter:
     """
     with _writable(self._directory):
       files.make_directory(self._directory)
-      if not (self._directory / CONTENTS_FILE).exists():
+      if not files.exists(self._directory / CONTENTS_FILE):
         more = {"format_version": FORMAT_VERSION, "sha256": self._contents.digest}
         write_json(self._directory / CONTENTS_FILE, dataclasses.asdict(self._contents) | more)
 
@@ -108,8 +108,8 @@ class TeacherCacheWriter:
       for shard in find_shards(self._directory):  # of a cache that had fewer rows
         if shard.start == part.start and shard.stop < part.stop:
           path = self._directory / shard.file
-          path.with_suffix(".json").unlink(missing_ok=True)
-          path.unlink(missing_ok=True)
+          files.remove(path.with_suffix(".json"))
+          files.remove(path)
 
   def finish(self) -> None:
     """Removes what is left of processes that were killed; no job is still writing."""

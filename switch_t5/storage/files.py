@@ -8,23 +8,18 @@ of this host first (in TMPDIR), where a file system has a hidden name beside the
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pathlib
 import tempfile
 import uuid
 from collections.abc import Iterator
 
-import fsspec
-
+from switch_t5.storage import objects, transfers
 from switch_t5.storage.location import Location, is_remote
 
 _TEMPORARY = ".incomplete"
-
-
-def file_system(path: Location) -> fsspec.AbstractFileSystem:
-  """Returns the client of an object store; `path` is a location on it."""
-  client, _ = fsspec.core.url_to_fs(str(path))
-  return client
+_RANGE = 16 << 20  # bytes of one request when an object is read from its beginning to its end
 
 
 def make_directory(path: Location) -> None:
@@ -33,18 +28,25 @@ def make_directory(path: Location) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
-def sizes(directory: Location) -> dict[str, int]:
-  """Returns the bytes of each file in a directory by its name; none if there is no such directory.
+def exists(path: Location) -> bool:
+  """Returns whether there is such a file or directory."""
+  return objects.exists(path) if is_remote(path) else path.exists()
 
-  On an object store it is one request for each thousand objects.
-  """
+
+def is_file(path: Location) -> bool:
+  """Returns whether there is such a file."""
+  return transfers.is_object(path) if is_remote(path) else path.is_file()
+
+
+def size(path: Location) -> int:
+  """Returns the bytes of a file; raises OSError if it is not there."""
+  return transfers.size(path) if is_remote(path) else os.stat(path).st_size
+
+
+def sizes(directory: Location) -> dict[str, int]:
+  """Returns the bytes of each file in a directory by its name; none if there is no such directory."""
   if is_remote(directory):
-    try:
-      found = file_system(directory).ls(str(directory), detail=True)
-    except FileNotFoundError:
-      return {}
-    files = [entry for entry in found if entry["type"] == "file"]
-    return {str(entry["name"]).rpartition("/")[2]: int(entry["size"]) for entry in files}
+    return {name: size for name, size in objects.sizes(directory).items() if "/" not in name}
   try:
     with os.scandir(directory) as entries:
       return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
@@ -52,14 +54,50 @@ def sizes(directory: Location) -> dict[str, int]:
     return {}
 
 
-def size(path: Location) -> int:
-  """Returns the bytes of a file; raises OSError if it is not there."""
-  return int(path.stat().length) if is_remote(path) else pathlib.Path(path).stat().st_size  # type: ignore[union-attr]
+def names(directory: Location) -> list[str]:
+  """Returns the names of the files and folders in a directory, sorted; raises OSError if it is none."""
+  if is_remote(directory):
+    return sorted([*sizes(directory), *objects.folders(directory)])
+  return sorted(os.listdir(directory))
 
 
-def copy_here(path: Location, to: pathlib.Path) -> None:
-  """Copies an object to a file of this host."""
-  file_system(path).get_file(str(path), str(to))
+def read(path: Location) -> bytes:
+  """Returns the content of a file; raises OSError if it is not there."""
+  return objects.read(path) if is_remote(path) else path.read_bytes()
+
+
+def remove(path: Location) -> None:
+  """Removes a file; one that is gone is no error."""
+  if is_remote(path):
+    objects.delete(path)
+  else:
+    path.unlink(missing_ok=True)
+
+
+def open_to_read(path: Location) -> io.BufferedReader:
+  """Opens a file that is read from its beginning to its end; raises OSError if it is not there."""
+  if not is_remote(path):
+    return open(path, "rb")
+  return io.BufferedReader(_Object(path), _RANGE)
+
+
+class _Object(io.RawIOBase):
+  """An object as a file: each range of it is one request, which is tried again."""
+
+  def __init__(self, path: Location):
+    self._path, self._place, self._size = path, 0, transfers.size(path)
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer) -> int:
+    end = min(self._place + len(buffer), self._size)
+    if end == self._place:
+      return 0
+    content = transfers.read_range(self._path, self._place, end)
+    buffer[: len(content)] = content
+    self._place += len(content)
+    return len(content)
 
 
 @contextlib.contextmanager
@@ -84,7 +122,7 @@ def temporary(path: Location) -> Iterator[pathlib.Path]:
 def commit(unfinished: pathlib.Path, path: Location) -> None:
   """Makes a file durable, then its name; on an object store it is put as one object."""
   if is_remote(path):
-    file_system(path).put_file(str(unfinished), str(path))
+    transfers.upload(unfinished, path)
     return
   _synchronise(unfinished)
   os.replace(unfinished, path)

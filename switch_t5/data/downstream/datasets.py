@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from switch_t5 import errors
-from switch_t5.data import tfds_source
+from switch_t5.data import file_copies, tfds_source
+from switch_t5.storage.location import location
 
 if TYPE_CHECKING:
   import seqio
@@ -228,7 +229,9 @@ def source(
     splits = {split: split for split in splits or dataset.files}
   wanted = dict(splits)
   if task_data_dir is not None:
-    folder = Path(task_data_dir).expanduser() / dataset.folder
+    folder = location(task_data_dir).expanduser() / dataset.folder
+    names = {str(path) for made_of in wanted.values() for path in dataset.paths(Path(), made_of)}
+    folder = file_copies.copy_folder(folder, names)
     there = {
       split: made_of
       for split, made_of in wanted.items()
@@ -270,7 +273,9 @@ def _prepared(
     names = (path.name for made_of in splits.values() for path in dataset.paths(Path(), made_of))
     files = ", ".join(dict.fromkeys(names))
     own = (
-      Path(task_data_dir) / dataset.folder if task_data_dir else f"TASK_DATA_DIR/{dataset.folder}"
+      location(task_data_dir) / dataset.folder
+      if task_data_dir
+      else f"TASK_DATA_DIR/{dataset.folder}"
     )
     raise errors.DataError(
       f"The data set {dataset.folder} is not there.",

@@ -105,7 +105,7 @@ def register(
     DataError: the data of the task, or of each task of the mixture, are not there; or the
       vocabulary cannot be read.
   """
-  path = vocabulary_path or vocabulary.embedded_vocabulary_path()
+  path = vocabulary.on_this_host(vocabulary_path or vocabulary.embedded_vocabulary_path())
   vocabulary.Vocabulary(path)  # a missing file is our error here, not TensorFlow's later
   tfds_source.load_tensorflow()
   import seqio
