@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 
 import jax
 
@@ -15,6 +14,7 @@ from switch_t5.checkpoint.manager import CheckpointManager
 from switch_t5.errors import ConfigError
 from switch_t5.metrics.writer import METRICS_FILE, read_metrics
 from switch_t5.sharding.placement import from_all_processes
+from switch_t5.storage.location import Location
 
 _SMALLER = ("loss", "cross_entropy")
 
@@ -36,7 +36,7 @@ class BestCheckpoint:
 
   def __init__(
     self,
-    model_dir: Path,
+    model_dir: Location,
     checkpoints: CheckpointManager,
     metric: str | None,
     larger: bool | None,
@@ -66,8 +66,7 @@ class BestCheckpoint:
       return
     found = None
     if jax.process_index() == 0:
-      path = self._model_dir / METRICS_FILE
-      rows = read_metrics(path) if path.exists() else []
+      rows = read_metrics(self._model_dir / METRICS_FILE)
       steps = [s for s in list_steps(self._model_dir / "checkpoints") if s <= step]
       found = find_best(self._metric, rows, read_best(self._model_dir), steps, larger=self._larger)
     shared = from_all_processes(found)[0]

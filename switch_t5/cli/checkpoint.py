@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from switch_t5.checkpoint.best import Best, read_best
 from switch_t5.checkpoint.listing import CheckpointInfo, list_checkpoints, verify_checkpoint
@@ -12,6 +11,8 @@ from switch_t5.checkpoint.manifest import MANIFEST
 from switch_t5.cli.flags import CommandLine
 from switch_t5.errors import CheckpointError, ConfigError, suggest
 from switch_t5.interop import detect, difference
+from switch_t5.storage import objects
+from switch_t5.storage.location import Location, is_remote, location
 
 ACTIONS = ("ls", "verify", "diff")
 DIFFERENT = 1  # as diff(1) has it
@@ -30,8 +31,8 @@ def run(command_line: CommandLine) -> int:
     )
   if action == "diff":
     return _diff(*arguments[1:], as_json=command_line.json)
-  folder = Path(arguments[1])
-  if action == "verify" and (folder / MANIFEST).exists():
+  folder = location(arguments[1])
+  if action == "verify" and _is_there(folder / MANIFEST):
     return _report_one(folder, as_json=command_line.json)
   directory = folder if folder.name == "checkpoints" else folder / "checkpoints"
   infos = list_checkpoints(directory, verify=action == "verify")
@@ -71,7 +72,11 @@ def _diff(first_path: str, second_path: str, *, as_json: bool) -> int:
   return DIFFERENT if count else 0
 
 
-def _report_one(folder: Path, *, as_json: bool) -> int:
+def _is_there(path: Location) -> bool:
+  return objects.exists(path) if is_remote(path) else path.exists()
+
+
+def _report_one(folder: Location, *, as_json: bool) -> int:
   problems = [str(problem) for problem in verify_checkpoint(folder)]
   if as_json:
     print(json.dumps({"path": str(folder), "problems": problems}, indent=2))

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 
 from switch_t5.metrics.progress import Progress
+from switch_t5.metrics.stored import StoredMetricsWriter, open_writer
 from switch_t5.metrics.wandb_sink import WandbSink
 from switch_t5.metrics.writer import MetricsWriter
+from switch_t5.storage.location import Location
 
 
 class Reporter:
@@ -21,16 +22,16 @@ class Reporter:
     wandb_project: a project of Weights & Biases that gets the metrics too, or None.
   """
 
-  def __init__(self, model_dir: Path, wandb_project: str | None = None):
+  def __init__(self, model_dir: Location, wandb_project: str | None = None):
     self._model_dir, self._wandb_project = model_dir, wandb_project
     self._speaks = jax.process_index() == 0
     self._progress: Progress | None = None
-    self._sinks: list[MetricsWriter | WandbSink] = []
+    self._sinks: list[MetricsWriter | StoredMetricsWriter | WandbSink] = []
 
   def start(self, total_steps: int, step: int, config: Mapping[str, object]) -> None:
     """Opens the files and the bar; `config` describes the run to those who compare runs."""
     if self._speaks:
-      self._sinks.append(MetricsWriter(self._model_dir))
+      self._sinks.append(open_writer(self._model_dir))
       if self._wandb_project is not None:
         self._sinks.append(WandbSink(self._model_dir, self._wandb_project, config))
       self._progress = Progress(total_steps, step)

@@ -7,12 +7,14 @@ import datetime
 import importlib.metadata
 import json
 import platform
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from switch_t5 import __version__
+from switch_t5.checkpoint.commit import read_text
+from switch_t5.storage import objects
+from switch_t5.storage.location import Location, is_remote
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -32,15 +34,22 @@ def describe_start(mesh_shape: tuple[int, ...], step: int, data: dict[str, Any])
   }
 
 
-def write(model_dir: Path, config_text: str, start: dict[str, Any]) -> None:
+def write(model_dir: Location, config_text: str, start: dict[str, Any]) -> None:
   """Writes config.gin, and adds a start to run.json: the first, then one for each restart."""
-  (model_dir / "config.gin").write_text(config_text)
   path = model_dir / "run.json"
-  starts = json.loads(path.read_text())["starts"] if path.exists() else []
+  try:
+    starts = json.loads(read_text(path))["starts"]
+  except FileNotFoundError:
+    starts = []
   starts.append(start)
-  record = {"restarts": len(starts) - 1, "starts": starts}
+  text = json.dumps({"restarts": len(starts) - 1, "starts": starts}, indent=2) + "\n"
+  if is_remote(model_dir):
+    objects.write(model_dir / "config.gin", config_text.encode())
+    objects.write(path, text.encode())
+    return
+  (model_dir / "config.gin").write_text(config_text)
   temporary = path.with_suffix(".tmp")
-  temporary.write_text(json.dumps(record, indent=2) + "\n")
+  temporary.write_text(text)
   temporary.replace(path)
 
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
 
 from switch_t5.errors import ConfigError
+from switch_t5.storage.location import Location, is_remote
 
 
 def check_installed(project: str) -> None:
@@ -32,15 +32,15 @@ class WandbSink:
     config: what describes the run.
   """
 
-  def __init__(self, model_dir: Path, project: str, config: Mapping[str, object]):
+  def __init__(self, model_dir: Location, project: str, config: Mapping[str, object]):
     import wandb
 
-    path = model_dir.absolute()
+    path = model_dir if is_remote(model_dir) else model_dir.absolute()
     self._run = wandb.init(
       project=project,
       id=hashlib.sha256(str(path).encode()).hexdigest()[:16],
       name=path.name,
-      dir=str(path),
+      dir=None if is_remote(path) else str(path),  # its own files: then in the current folder
       config=dict(config),
       resume="allow",
     )

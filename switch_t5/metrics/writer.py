@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Logged metrics on disk: metrics.jsonl, one JSON object a line, and TensorBoard events.
 
+Of a run on an object store, where nothing can be appended to, the lines are in `metrics/part-*.jsonl`
+(see `stored`).
+
 A number that is not finite is written as the string "NaN", "Infinity" or "-Infinity": JSON has no
 such numbers, and null would not say which one it was. Python's float() reads these strings back.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import logging
 import math
@@ -18,11 +22,14 @@ from typing import BinaryIO
 from tensorboardX import SummaryWriter
 
 from switch_t5.errors import DataError
+from switch_t5.storage import objects
+from switch_t5.storage.location import Location, is_remote, location
 
 # It warns of every number that is not finite; a run that diverges says so itself.
 logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
 
 METRICS_FILE = "metrics.jsonl"
+PARTS_DIRECTORY = "metrics"
 EVENTS_DIRECTORY = "events"
 EVENTS_FLUSH_SECONDS = 10
 
@@ -43,10 +50,8 @@ class MetricsWriter:
     directory = Path(model_dir)
     self._lines = (directory / METRICS_FILE).open("ab")
     _cut_torn_tail(directory / METRICS_FILE, self._lines)
-    # A thread of its own writes events; the queue is long enough that a step never waits for it.
-    self._events = SummaryWriter(
-      str(directory / EVENTS_DIRECTORY), max_queue=1000, flush_secs=EVENTS_FLUSH_SECONDS
-    )
+    self._events_directory = directory / EVENTS_DIRECTORY
+    self._events = self._open_events()
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Appends the metrics of a step.
@@ -60,6 +65,17 @@ class MetricsWriter:
     self._lines.flush()
     for name, value in metrics.items():
       self._events.add_scalar(name, float(value), int(step))
+
+  def begin_events_file(self) -> None:
+    """Closes the file of events and begins another, with a later time in its name."""
+    self._events.close()
+    self._events = self._open_events()
+
+  def _open_events(self) -> SummaryWriter:
+    # A thread of its own writes events; the queue is long enough that a step never waits for it.
+    return SummaryWriter(
+      str(self._events_directory), max_queue=1000, flush_secs=EVENTS_FLUSH_SECONDS
+    )
 
   def close(self) -> None:
     """Closes the files."""
@@ -91,12 +107,13 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, float]]:
   A line without its end, which a run is still writing or was killed at, is ignored.
 
   Args:
-    path: of the file.
+    path: of the file, `<MODEL_DIR>/metrics.jsonl`; of a run on an object store too, where it stands
+      for all parts. None of them: no lines.
 
   Raises:
     DataError: if a line is not a JSON object with a step.
   """
-  content = Path(path).read_bytes()
+  content = _content(location(path))
   rows = []
   for number, line in enumerate(content.split(b"\n")[:-1], start=1):
     try:
@@ -111,6 +128,20 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, float]]:
       ) from error
     rows.append(row)
   return rows
+
+
+def _content(path: Location) -> bytes:
+  """Returns the file, and the parts in their order: of each start of a run, its first to its last."""
+  parts = path.parent / PARTS_DIRECTORY
+  if is_remote(path):
+    with concurrent.futures.ThreadPoolExecutor() as executor:
+      contents = list(
+        executor.map(lambda name: objects.read(parts / name), sorted(objects.sizes(parts)))
+      )
+  else:
+    contents = [path.read_bytes()] if path.exists() else []
+    contents += [part.read_bytes() for part in sorted(parts.glob("part-*.jsonl"))]
+  return b"".join(content[: content.rfind(b"\n") + 1] for content in contents)
 
 
 def _cut_torn_tail(path: Path, appender: BinaryIO) -> None:
