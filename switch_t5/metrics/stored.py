@@ -65,19 +65,22 @@ class StoredMetricsWriter:
     self._thread = threading.Thread(target=self._run, name="metrics_upload", daemon=True)
     self._thread.start()
 
-  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+  def write(
+    self, step: int, metrics: Mapping[str, float], loads: Mapping[str, str] | None = None
+  ) -> None:
     """Appends the metrics of a step.
 
     Args:
       step: steps done.
       metrics: by public name, e.g. `train/loss`.
+      loads: see `MetricsWriter`.
 
     Raises:
       StorageError: if the thread could not put those before.
     """
     if self._failed is not None:
       raise self._failed
-    self._local.write(step, metrics)
+    self._local.write(step, metrics, loads)
     if self._upload.events_are_full:
       self._upload.events_are_full = False
       self._local.begin_events_file()

@@ -17,11 +17,12 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tensorboardX import SummaryWriter
 
 from switch_t5.errors import DataError
+from switch_t5.metrics import expert_loads
 from switch_t5.storage import objects
 from switch_t5.storage.location import Location, is_remote, location
 
@@ -29,6 +30,7 @@ from switch_t5.storage.location import Location, is_remote, location
 logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
 
 METRICS_FILE = "metrics.jsonl"
+LOADS = "expert_loads"
 PARTS_DIRECTORY = "metrics"
 EVENTS_DIRECTORY = "events"
 EVENTS_FLUSH_SECONDS = 10
@@ -53,14 +55,20 @@ class MetricsWriter:
     self._events_directory = directory / EVENTS_DIRECTORY
     self._events = self._open_events()
 
-  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+  def write(
+    self, step: int, metrics: Mapping[str, float], loads: Mapping[str, str] | None = None
+  ) -> None:
     """Appends the metrics of a step.
 
     Args:
       step: steps done.
       metrics: by public name, e.g. `train/loss`.
+      loads: of the experts, by router, as `expert_loads.encode` writes them; they are no events.
     """
-    row = {"step": int(step)} | {name: _encode(value) for name, value in metrics.items()}
+    row: dict[str, Any] = {"step": int(step)}
+    row |= {name: _encode(value) for name, value in metrics.items()}
+    if loads:
+      row[LOADS] = dict(loads)
     self._lines.write(json.dumps(row, allow_nan=False).encode() + b"\n")
     self._lines.flush()
     for name, value in metrics.items():
@@ -113,12 +121,40 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, float]]:
   Raises:
     DataError: if a line is not a JSON object with a step.
   """
+  return [
+    {name: _decode(value) for name, value in row.items() if name != LOADS} for row in _parsed(path)
+  ]
+
+
+def read_loads(path: str | os.PathLike[str]) -> dict[str, dict[int, list[float]]]:
+  """Returns, by router and step in their order, the load of each expert over the mean load.
+
+  Args:
+    path: see `read_lines`.
+
+  Raises:
+    DataError: see `read_lines`.
+  """
+  found: dict[str, dict[int, list[float]]] = {}
+  for row in _parsed(path):
+    for router, text in row.get(LOADS, {}).items():
+      found.setdefault(router, {})[int(row["step"])] = expert_loads.decode(text)
+  return {router: dict(sorted(of_steps.items())) for router, of_steps in found.items()}
+
+
+def _parsed(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """Returns the lines, every value checked."""
   content = _content(location(path))
   rows = []
   for number, line in enumerate(content.split(b"\n")[:-1], start=1):
     try:
-      row = {name: _decode(value) for name, value in json.loads(line).items()}
+      row = json.loads(line)
       int(row["step"])
+      for name, value in row.items():
+        if name == LOADS:
+          list(map(expert_loads.decode, value.values()))
+        else:
+          _decode(value)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
       raise DataError(
         f"Line {number} of {path} is not a row of metrics.",

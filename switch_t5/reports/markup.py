@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import html
 
-_EMPTY = {"line", "meta", "rect"}  # elements that hold nothing
+_EMPTY = {"image", "line", "meta", "polyline", "rect"}  # elements that hold nothing
 
 
 class Markup(str):

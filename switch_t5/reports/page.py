@@ -35,7 +35,8 @@ th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px so
 th[scope=row] { white-space: normal; min-width: 10rem; }
 td.number, th.number { text-align: right; }
 tr.marked td, tr.marked th { background: var(--marked); print-color-adjust: exact; }
-code { font-size: .95em; }
+code, pre { font-size: .95em; } pre { overflow-x: auto; }
+details { margin: .5rem 0; } summary { cursor: pointer; }
 @media print {
   body { max-width: none; padding: 0; color: #000; background: #fff; }
   section { break-inside: avoid-page; } .scroll { overflow: visible; } table { font-size: .75rem; }
@@ -51,12 +52,20 @@ class Column(NamedTuple):
   is_number: bool = False
 
 
-def document(title: str, *parts: Markup) -> str:
-  """Returns the page, whose first heading is its title."""
+def document(title: str, *parts: Markup, refresh: int | None = None) -> str:
+  """Returns the page, whose first heading is its title.
+
+  Args:
+    title: of the page.
+    *parts: below it.
+    refresh: seconds after which a browser reads the page again; None: it does not.
+  """
+  again = [element("meta", http_equiv="refresh", content=refresh)] if refresh else []
   head = element(
     "head",
     element("meta", charset="utf-8"),
     element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+    *again,
     element("title", title),
     element("style", Markup(_STYLE + svg.STYLE)),
   )

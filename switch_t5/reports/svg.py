@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures as SVG: bars, and lines over an axis.
+"""Pictures as SVG: bars, lines over an axis, and coloured cells.
 
 Widths are parts of what there is and text keeps its size, so a picture is readable on a telephone too.
 Colours follow the reader's choice of light or dark, and nothing is said by colour alone.
@@ -7,7 +7,10 @@ Colours follow the reader's choice of light or dark, and nothing is said by colo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from switch_t5.reports.markup import Markup, element, joined
@@ -27,15 +30,19 @@ STYLE = (
 .picture .ground { fill: var(--ground); }
 .picture .grid { stroke: var(--faint); stroke-width: 1; }
 .picture .mark { stroke: var(--ink); stroke-width: 2; }
-.picture .curve { stroke-width: 2.5; }
 """
   + "".join(
     f".picture .c{i} {{ fill: {colour}; stroke: {colour}; }}\n" for i, colour in enumerate(COLOURS)
   )
-  + ".picture rect { stroke: none; }\n"
+  + """\
+.picture rect { stroke: none; }
+.picture .curve { fill: none; stroke-width: 2.5; stroke-linecap: round; vector-effect: non-scaling-stroke; }
+.picture image { image-rendering: pixelated; }
+"""
 )
 _ROW, _BAR = 42, 14  # pixels: of a row with its label, and of the bar in it
 _HEIGHT, _LEFT, _RIGHT = 260, 12.0, 97.0  # of a plot: pixels, and per cent of the width
+_ACROSS = 1000  # units of the plot's own width
 
 
 class Segment(NamedTuple):
@@ -128,21 +135,25 @@ def lines(
   """
   top = 24 * len(series) + 12
 
-  def x(value: float) -> float:
-    across = (value - x_ticks[0].at) / (x_ticks[-1].at - x_ticks[0].at)
-    return _LEFT + (_RIGHT - _LEFT) * across
+  def across(value: float) -> float:
+    return (value - x_ticks[0].at) / (x_ticks[-1].at - x_ticks[0].at)
 
-  def y(value: float) -> float:
-    up = (value - y_ticks[0].at) / (y_ticks[-1].at - y_ticks[0].at)
-    return round(top + _HEIGHT * (1 - up), 2)
+  def down(value: float) -> float:
+    return _HEIGHT * (y_ticks[-1].at - value) / (y_ticks[-1].at - y_ticks[0].at)
 
-  drawn = []
+  def path(points: Sequence[tuple[float, float]]) -> str:
+    places = [f"{_ACROSS * across(x):.1f},{down(y):.1f}" for x, y in points]
+    return " ".join(places * 2 if len(places) == 1 else places)  # a single one is a dot
+
+  drawn, curves = [], []
   for tick in y_ticks:
     ends = {"x1": f"{_LEFT}%", "x2": f"{_RIGHT}%"}
-    drawn.append(element("line", **ends, y1=y(tick.at), y2=y(tick.at), class_="grid"))
-    drawn.append(element("text", tick.label, x=f"{_LEFT - 1}%", y=y(tick.at) + 5, class_="end"))
+    y = round(top + down(tick.at), 2)
+    drawn.append(element("line", **ends, y1=y, y2=y, class_="grid"))
+    drawn.append(element("text", tick.label, x=f"{_LEFT - 1}%", y=y + 5, class_="end"))
   for tick in x_ticks:
-    place = {"x": f"{x(tick.at):.2f}%", "y": top + _HEIGHT + 20}
+    x = _LEFT + (_RIGHT - _LEFT) * across(tick.at)
+    place = {"x": f"{x:.2f}%", "y": top + _HEIGHT + 20}
     drawn.append(element("text", tick.label, **place, class_="middle"))
   for index, line in enumerate(series):
     look = {
@@ -151,15 +162,56 @@ def lines(
     }
     drawn.append(element("line", x1=0, x2=40, y1=24 * index + 12, y2=24 * index + 12, **look))
     drawn.append(element("text", line.label, x=50, y=24 * index + 17))
-    drawn += [
-      element(
-        "line",
-        **{"x1": f"{x(a[0]):.2f}%", "y1": y(a[1]), "x2": f"{x(b[0]):.2f}%", "y2": y(b[1])},
-        **look,
-      )
-      for a, b in zip(line.points, line.points[1:], strict=False)
-    ]
+    curves += [element("polyline", points=points, **look) for points in map(path, _finite(line))]
+  plot = element(
+    "svg",
+    joined(*curves),
+    **{"x": f"{_LEFT}%", "y": top, "width": f"{_RIGHT - _LEFT}%", "height": _HEIGHT},
+    viewBox=f"0 0 {_ACROSS} {_HEIGHT}",
+    preserveAspectRatio="none",
+    overflow="visible",
+  )
+  drawn.append(plot)
   return _picture(title, description, top + _HEIGHT + 28, drawn)
+
+
+def cells(
+  title: str,
+  description: str,
+  image: bytes,
+  height: int,
+  x_ticks: Sequence[Mark],
+  y_ticks: Sequence[Mark],
+  legend: Sequence[tuple[str, str]],
+) -> Markup:
+  """Returns a picture of coloured cells with a legend above.
+
+  Args:
+    title: what it shows.
+    description: what can be seen, for those who cannot see it.
+    image: a PNG of a pixel for each cell.
+    height: of it in the picture, pixels.
+    x_ticks: places from 0, left, to 1, right.
+    y_ticks: places from 0, top, to 1, bottom.
+    legend: colours, and what they mean.
+  """
+  top, share = 30, (_RIGHT - _LEFT) / max(len(legend), 1)
+  drawn = []
+  for index, (colour, label) in enumerate(legend):
+    at = _LEFT + share * index
+    drawn.append(element("rect", x=f"{at:.2f}%", y=2, width=14, height=14, fill=colour))
+    text = element("text", label, x=20, y=14)
+    drawn.append(element("svg", text, x=f"{at:.2f}%", overflow="visible"))
+  data = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+  size = {"x": f"{_LEFT}%", "y": top, "width": f"{_RIGHT - _LEFT}%", "height": height}
+  drawn.append(element("image", href=data, preserveAspectRatio="none", **size))
+  for tick in y_ticks:
+    y = round(top + height * tick.at + 5, 2)
+    drawn.append(element("text", tick.label, x=f"{_LEFT - 1}%", y=y, class_="end"))
+  for tick in x_ticks:
+    x = f"{_LEFT + (_RIGHT - _LEFT) * tick.at:.2f}%"
+    drawn.append(element("text", tick.label, x=x, y=top + height + 20, class_="middle"))
+  return _picture(title, description, top + height + 28, drawn)
 
 
 def as_file(picture: Markup, width: int = 760) -> str:
@@ -182,6 +234,13 @@ def _picture(title: str, description: str, height: float, drawn: Sequence[Markup
     width="100%",
     height=height,
   )
+
+
+def _finite(line: Line) -> Iterator[list[tuple[float, float]]]:
+  """Yields the pieces of a line between values that are not finite."""
+  for finite, points in itertools.groupby(line.points, key=lambda p: all(map(math.isfinite, p))):
+    if finite:
+      yield list(points)
 
 
 def _part(fraction: float) -> str:

@@ -44,12 +44,28 @@ def test_a_mark_crosses_every_bar():
   assert [mark.get("x1") for mark in marks] == ["75.00%", "75.00%"]
 
 
+def curves(picture: str) -> list[ElementTree.Element]:
+  return ElementTree.fromstring(picture).findall(f"{NAMESPACE}svg/{NAMESPACE}polyline")
+
+
 def test_lines_go_from_the_first_tick_to_the_last():
   drawn = svg.lines("T", "D", [Line("a", [(0, 0), (10, 10)])], TICKS, TICKS)
-  curve = [line for line in parts(drawn, "line") if "curve" in line.get("class", "")][-1]
+  (plot,) = parts(drawn, "svg")
+  assert (plot.get("x"), plot.get("width")) == ("12.0%", "85.0%")
+  _, _, width, height = map(int, plot.get("viewBox", "").split())
+  assert curves(drawn)[0].get("points") == f"0.0,{height}.0 {width}.0,0.0"
   grid = [line for line in parts(drawn, "line") if line.get("class") == "grid"]
-  assert (curve.get("x1"), curve.get("x2")) == ("12.00%", "97.00%")
-  assert [curve.get("y1"), curve.get("y2")] == [line.get("y1") for line in grid]
+  low, high = (float(line.get("y1", "")) for line in grid)
+  assert low - high == height
+
+
+def test_a_line_is_broken_where_its_values_are_not_finite():
+  points = [(0, 1), (1, 2), (2, float("nan")), (3, float("inf")), (4, 5)]
+  found = curves(svg.lines("T", "D", [Line("a", points)], TICKS, TICKS))
+  assert [len(curve.get("points", "").split()) for curve in found] == [
+    2,
+    2,
+  ]  # a dot is drawn to itself
 
 
 def test_lines_are_told_apart_without_colour():
