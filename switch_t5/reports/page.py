@@ -32,8 +32,8 @@ table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabu
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; white-space: normal; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; white-space: nowrap; }
-th[scope=row] { white-space: normal; min-width: 10rem; }
-td.number, th.number { text-align: right; }
+th[scope=row] { white-space: normal; min-width: 10rem; } th[scope=row].number { min-width: 0; }
+td.number, th.number { text-align: right; } td.prose { white-space: normal; min-width: 11rem; }
 tr.marked td, tr.marked th { background: var(--marked); print-color-adjust: exact; }
 code, pre { font-size: .95em; } pre { overflow-x: auto; }
 details { margin: .5rem 0; } summary { cursor: pointer; }
@@ -46,10 +46,11 @@ details { margin: .5rem 0; } summary { cursor: pointer; }
 
 
 class Column(NamedTuple):
-  """Of a table: its heading, and whether it holds numbers."""
+  """Of a table: its heading, whether it holds numbers, and whether it holds sentences."""
 
   heading: str
   is_number: bool = False
+  is_prose: bool = False
 
 
 def document(title: str, *parts: Markup, refresh: int | None = None) -> str:
@@ -113,7 +114,9 @@ def table(
     rows: cells, as many as there are columns.
     marked: indices of rows to look at.
   """
-  looks = ["number" if column.is_number else None for column in columns]
+  looks = [
+    "number" if column.is_number else "prose" if column.is_prose else None for column in columns
+  ]
   headings = (
     element("th", column.heading, scope="col", class_=look)
     for column, look in zip(columns, looks, strict=True)

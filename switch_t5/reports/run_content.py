@@ -103,7 +103,8 @@ def held_out(metrics: Metrics, metric: str = "cross_entropy") -> dict[str, Seque
 
 def routers(metrics: Metrics) -> list[str]:
   """Returns the names of the routers."""
-  return list(dict.fromkeys(name.split("/")[1] for name in metrics if name.startswith("router/")))
+  of_routers = (name.removeprefix("router/") for name in metrics if name.startswith("router/"))
+  return list(dict.fromkeys(name.rpartition("/")[0] for name in of_routers))
 
 
 def last(metrics: Metrics, name: str) -> float | None:

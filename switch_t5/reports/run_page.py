@@ -87,7 +87,7 @@ def _chart(
     title,
     "; ".join(ends),
     drawn,
-    x_ticks=axes.marks(axes.ticks(first, final), axes.plain),
+    x_ticks=axes.marks(axes.ticks(first, final, 8), axes.plain),
     y_ticks=axes.marks(axes.ticks(low, high), form),
   )
   return page.figure(picture, f"{title}: {caption}, over the steps.")
@@ -198,7 +198,11 @@ def _pieces(run: RunContent, level: int) -> list[Markup]:
     caption = f"{router}: the commonest pieces of each expert, and their shares of its tokens"
     if len(experts) > _LISTED_EXPERTS:
       caption += f"; the first {_LISTED_EXPERTS} of {len(experts)} experts"
-    columns = (Column("expert", True), Column("of all tokens", True), Column("pieces"))
+    columns = (
+      Column("expert", True),
+      Column("of all tokens", True),
+      Column("pieces", is_prose=True),
+    )
     parts.append(_folded(router, page.table(caption, columns, rows)))
   if parts:
     note = "Counted on held-out text. A piece begins a word where it begins with \N{LOWER ONE EIGHTH BLOCK}."
@@ -207,7 +211,8 @@ def _pieces(run: RunContent, level: int) -> list[Markup]:
 
 
 def _alarms(run: RunContent) -> Markup:
-  columns = (Column("step", True), Column("seen"), Column("likely cause"), Column("change"))
+  said = (Column(name, is_prose=True) for name in ("seen", "likely cause", "change"))
+  columns = (Column("step", True), *said)
   rows = [(f"{a.step:,}", a.what, a.cause, element("code", a.remedy)) for a in run.alarms]
   return page.table("Alarms, in the order of steps", columns, rows)
 

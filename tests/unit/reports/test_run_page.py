@@ -18,8 +18,8 @@ ROWS = [
     "train/cross_entropy": 9.0 / step,
     "train/learning_rate": 0.01,
     "train/tokens_per_second": 1e4,
-    "router/encoder_1/entropy": 1.5,
-    "router/encoder_1/expert_load_max": 1.2,
+    "router/encoder/layer_1/mlp/entropy": 1.5,
+    "router/encoder/layer_1/mlp/expert_load_max": 1.2,
   }
   for step in range(1, 11)
 ] + [{"step": 10, "eval/text/cross_entropy": 4.25, "eval/text/accuracy": 0.3}]
@@ -115,7 +115,7 @@ def test_a_hundred_thousand_steps_make_a_page_below_five_megabytes():
 
 
 def test_many_routers_are_drawn_as_least_mean_and_greatest():
-  rows = [{"step": 1, **{f"router/r{i}/entropy": float(i) for i in range(12)}}]
+  rows = [{"step": 1, **{f"router/r/{i}/entropy": float(i) for i in range(12)}}]
   found = run_content.spread(by_name(rows), "entropy", at_most=7)
   assert [(label, points[0][1]) for label, points in found] == [
     ("greatest of the routers", 11.0),
