@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = (
   ROOT / "README.md",
   ROOT / "CONTRIBUTING.md",
+  ROOT / "docs" / "pods.md",
   ROOT / "docs" / "routers.md",
   *sorted((ROOT / "docs" / "guides").glob("*.md")),
 )
@@ -28,6 +29,17 @@ NOT_RUN = {
   "PYTHON=python3.11 bash scripts/test.sh -m smoke": _CI,
   "bash scripts/check_docs.sh": "it is what runs here",
   "switch_t5 generate --from=runs/first": "it waits for what is typed",
+}
+# Programs and scripts that are not run, and what they want that is not here. (Slurm was: its page's end.)
+NOT_HERE = {
+  "sbatch": "Slurm",
+  "scancel": "Slurm",
+  "docker": "a daemon of Docker",
+  "kubectl": "a cluster of Kubernetes",
+  "export": "it is for the commands of the launcher after it",
+  "scripts/launch/gpu_node.sh": "GPUs",
+  "scripts/launch/tpu_vm.sh": "a project of Google Cloud",
+  "scripts/launch/gke/launch.sh": "a cluster of Kubernetes",
 }
 # What the other commands begin with. Each is run as it stands, or as `shortened` has it.
 RUN = (
@@ -108,11 +120,17 @@ class Command:
 
   def not_run_because(self) -> str | None:
     """Returns why it is not run; None if it is."""
-    return NOT_RUN.get(self.text)
+    return NOT_RUN.get(self.text) or NOT_HERE.get(self.program)
+
+  @property
+  def program(self) -> str:
+    """Returns what is started: the first word that sets no variable; of `bash SCRIPT` the script."""
+    words = [word for word in self.words if not re.match(r"[A-Z_0-9]+=", word)]
+    return words[1] if words[0] == "bash" else words[0]
 
   def is_run(self) -> bool:
     """Returns whether it is run; neither this nor listed is a mistake in a page or here."""
-    return self.text not in NOT_RUN and any(map(self.begins, RUN))
+    return self.not_run_because() is None and any(map(self.begins, RUN))
 
   def begins(self, words: str) -> bool:
     """Returns whether it begins with these words."""
