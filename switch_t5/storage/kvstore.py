@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import tensorstore as ts
 
+from switch_t5.storage import retries
 from switch_t5.storage.location import Location
-from switch_t5.storage.retries import ATTEMPTS, SECONDS, failure, tensorstore_context
+from switch_t5.storage.retries import SECONDS, failure, tensorstore_context
 
 T = TypeVar("T")
 
@@ -69,4 +70,7 @@ class ConditionalObject:
     try:
       return call().result(timeout=self._seconds)
     except Exception as error:
-      raise failure(self._path, ATTEMPTS, time.monotonic() - started, error) from error
+      # It says so if it has repeated the request.
+      repeated = isinstance(error, TimeoutError) or "retry attempts" in str(error)
+      attempts = retries.ATTEMPTS if repeated else 1
+      raise failure(self._path, attempts, time.monotonic() - started, error) from error

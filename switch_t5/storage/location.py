@@ -7,11 +7,13 @@ process of the run writes beside this one.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
 import os
 import pathlib
 import re
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import fsspec
 from etils import epath
@@ -20,10 +22,28 @@ from switch_t5.errors import ConfigError
 
 # Else etils opens gs:// with TensorFlow wherever that is installed. It asks only once, at first use.
 os.environ.setdefault("EPATH_USE_TF", "false")
+# Else TensorStore waits without end for a store that has taken a request and says nothing.
+for _name, _value in {
+  "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "30",
+  "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60",
+  "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
+}.items():
+  os.environ.setdefault(_name, _value)
 
 Location: TypeAlias = pathlib.Path | epath.Path
 
 _LIBRARIES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # by scheme: module, extra of ours
+_SILENCE = 120  # seconds that a request to a store may take, or be without an answer
+_SETTINGS: dict[str, dict[str, Any]] = {
+  "gs": {"requests_timeout": _SILENCE},
+  "s3": {
+    "config_kwargs": {
+      "connect_timeout": 30,
+      "read_timeout": _SILENCE,
+      "retries": {"max_attempts": 1},
+    }
+  },
+}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 
 
@@ -56,9 +76,40 @@ def location(path: str | os.PathLike[str]) -> Location:
       rule=f"{scheme}:// is read and written with it",
       remedy=f"pip install 'switch_t5[{extra}]'",
     )
-  for name in {"gs": ("gs", "gcs"), "s3": ("s3",)}[scheme]:
-    fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
+  _configure(scheme)
   return epath.Path(text)
+
+
+def on_disk(path: str | os.PathLike[str], name: str) -> pathlib.Path:
+  """Returns a path of a file system.
+
+  Args:
+    path: as the user gave it.
+    name: what it is to the user, for the message.
+
+  Raises:
+    ConfigError: if it is on an object store.
+  """
+  found = location(path)
+  if is_remote(found):
+    raise ConfigError(
+      f"{name} is not on a file system.",
+      value=path,
+      rule="files are written there one by one, and read again",
+      remedy="a folder here, which is copied afterwards; or a bucket mounted as a file system",
+    )
+  return pathlib.Path(found)
+
+
+@functools.cache
+def _configure(scheme: str) -> None:
+  """Sets what the client of a store does, where the user's own fsspec configuration says nothing."""
+  for name in ("gs", "gcs") if scheme == "gs" else ("s3",):
+    settings = fsspec.config.conf.setdefault(name, {})
+    for key, value in ({"use_listings_cache": False} | _SETTINGS[scheme]).items():
+      settings.setdefault(key, value)
+  # Its tracebacks of requests that failed: what matters is raised again.
+  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
 def _refuse_other_schemes(text: str) -> None:
