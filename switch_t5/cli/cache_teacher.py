@@ -10,7 +10,6 @@ import collections
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -31,6 +30,7 @@ from switch_t5.distill.teacher_cache_writer import TeacherCacheWriter
 from switch_t5.distill.top_k_step import TopKStep, build_top_k_step
 from switch_t5.errors import ConfigError, Interrupted
 from switch_t5.sharding.placement import from_all_processes
+from switch_t5.storage.location import Location, location
 from switch_t5.training.interruption import Interruption
 from switch_t5.types import DeviceBatch, PyTree
 
@@ -56,7 +56,9 @@ def run(command_line: CommandLine) -> None:
   if command_line.dry_run:
     _say("Nothing is written: --dry_run.")
     return
-  work = Work(Path(str(distillation.teacher_cache)), contents, num_rows, command_line.job or (0, 1))
+  work = Work(
+    location(str(distillation.teacher_cache)), contents, num_rows, command_line.job or (0, 1)
+  )
   with session.on_mesh(), Interruption() as interruption:
     work.write(session, teacher, data.train_reader(session.rows), interruption)
   work.report()
@@ -79,12 +81,6 @@ def checked_distillation(train: TrainConfig) -> Distillation:
       rule="the gin files of the students' run, with TEACHER_PATH and TEACHER_CACHE",
       remedy="--gin_file=recipes/distill_pretrained.gin --gin.TEACHER_PATH=\"'runs/teacher'\" "
       "--gin.TEACHER_CACHE=\"'caches/teacher'\"",
-    )
-  if "://" in given.teacher_cache:  # pathlib would make a directory named `gs:`
-    raise ConfigError(
-      "TEACHER_CACHE is not a directory.",
-      value=f"TEACHER_CACHE = {given.teacher_cache!r}",
-      rule="it is on a file system, or a bucket mounted as one",
     )
   if train.dataset.reader == STREAMING:
     raise ConfigError(
@@ -147,7 +143,7 @@ class Work:
     DataError: the directory holds another cache, or the disk has no room for this one.
   """
 
-  def __init__(self, directory: Path, contents: Contents, num_rows: int, job: tuple[int, int]):
+  def __init__(self, directory: Location, contents: Contents, num_rows: int, job: tuple[int, int]):
     self._directory, self._contents, self._num_rows = directory, contents, num_rows
     self._job, self._jobs = job
     self._held, self._targets = 0.0, 0

@@ -6,8 +6,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import shutil
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -15,6 +13,7 @@ from switch_t5.checkpoint.manager import CONFIG
 from switch_t5.cli import gin_setup, model_card, model_file
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
+from switch_t5.data import file_copies
 from switch_t5.errors import ConfigError, suggest
 from switch_t5.interop import convert, detect, upcycle
 from switch_t5.interop.checkpoint import StoredCheckpoint
@@ -22,6 +21,8 @@ from switch_t5.interop.huggingface import TOKENIZER
 from switch_t5.interop.model_shape import expected_shapes
 from switch_t5.interop.own_names import optimizer_obstacle
 from switch_t5.model.config import ModelConfig
+from switch_t5.storage import files
+from switch_t5.storage.location import Location, location
 
 ACTIONS = ("import", "export", "upcycle")
 USAGE = (
@@ -96,7 +97,9 @@ def _upcycle(command_line: CommandLine, source: StoredCheckpoint, target: ModelC
   )
 
 
-def _write(command_line: CommandLine, source: StoredCheckpoint, model: str, config: str) -> Path:
+def _write(
+  command_line: CommandLine, source: StoredCheckpoint, model: str, config: str
+) -> Location:
   """Writes a checkpoint as a run of ours, with its vocabulary, and returns the run's folder.
 
   Args:
@@ -105,14 +108,16 @@ def _write(command_line: CommandLine, source: StoredCheckpoint, model: str, conf
     model: the text of the model's file.
     config: that of the checkpoint's configuration.
   """
-  model_dir = Path(str(command_line.to))
+  model_dir = location(str(command_line.to))
   with _bar(convert.written_bytes(source, detect.OWN)) as bar:
     written = convert.import_checkpoint(source, model_dir, config, functools.partial(_advance, bar))
-  (model_dir / MODEL_FILE).write_text(model, encoding="utf-8")
+  with files.committed(model_dir / MODEL_FILE) as temporary:
+    temporary.write_text(model, encoding="utf-8")
   print(f"Written: {written}\nModel file: {model_dir / MODEL_FILE}")
   tokenizer = source.tokenizer or model_file.vocabulary_of(source.path)
-  if tokenizer is not None and tokenizer.is_file():
-    shutil.copyfile(tokenizer, model_dir / TOKENIZER)
+  if tokenizer is not None and files.is_file(tokenizer):
+    with files.committed(model_dir / TOKENIZER) as temporary:
+      temporary.write_bytes(files.read(tokenizer))
     print(f"Vocabulary: {model_dir / TOKENIZER}, for VOCABULARY_PATH")
   return model_dir
 
@@ -137,12 +142,18 @@ def _export(command_line: CommandLine, source: StoredCheckpoint) -> None:
   kind = str(command_line.format)
   if kind == detect.HUGGING_FACE:
     model_file.check_plain_routing(source.path / CONFIG)
-  tokenizer = source.tokenizer or model_file.vocabulary_of(source.path)
+  given = source.tokenizer or model_file.vocabulary_of(source.path)
+  tokenizer = None if given is None else file_copies.copy_file(given)
   routed = model_file.model(source.path / CONFIG) or config  # arrays do not say how they are routed
   texts = model_card.texts(model_card.card(source, routed, _num_parameters(config)), kind)
   with _bar(convert.written_bytes(source, kind)) as bar:
     written = convert.export_checkpoint(
-      source, kind, Path(str(command_line.to)), functools.partial(_advance, bar), tokenizer, texts
+      source,
+      kind,
+      location(str(command_line.to)),
+      functools.partial(_advance, bar),
+      tokenizer,
+      texts,
     )
   print(f"Written: {written}")
   if kind == detect.HUGGING_FACE:

@@ -92,6 +92,10 @@ class DatasetConfig:
         rule="a glob in quotes, or a list of them",
         remedy="TEXT_FILES = 'my/*.txt'",
       )
+    texts = self.text_files.split(",") if isinstance(self.text_files, str) else self.text_files
+    folders = (self.vocabulary_path, self.task_data_dir, self.cache_dir, self.tfds_data_dir)
+    for path in filter(None, [*folders, *(texts or ())]):
+      location(path.strip())  # which refuses other stores
     if self.reader not in _READERS:
       raise ConfigError(
         "There is no such reader.",

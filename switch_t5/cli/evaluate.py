@@ -7,7 +7,6 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +25,8 @@ from switch_t5.cli.train_config import ALL, BEST, EvalConfig, TrainConfig
 from switch_t5.errors import CheckpointError, ConfigError
 from switch_t5.interop.initial import open_parameters
 from switch_t5.metrics.writer import MetricsWriter
+from switch_t5.storage import files
+from switch_t5.storage.location import Location, location
 from switch_t5.types import PyTree
 
 _EVENTS = "eval"  # their folder: those of training are its own
@@ -57,7 +58,7 @@ def run(command_line: CommandLine) -> None:
   session = open_session(train)
   if config.held_out:
     train.dataset.check_task()
-  directory = Path(train.model_dir) / "checkpoints"
+  directory = location(train.model_dir) / "checkpoints"
   steps = [] if config.checkpoint_paths else _steps(config, directory)  # before data are opened
   with session.on_mesh():
     evaluation = Evaluation(config, session, speaks=not command_line.json)
@@ -96,7 +97,7 @@ def of_steps(steps: Sequence[int | None], session: Session) -> Iterator[Found]:
   Raises:
     CheckpointError: if the only one that is asked for is not there or is damaged.
   """
-  directory = Path(session.config.model_dir) / "checkpoints"
+  directory = location(session.config.model_dir) / "checkpoints"
   for step in steps:
     try:
       restored = CheckpointManager(directory).restore(
@@ -113,7 +114,7 @@ def of_steps(steps: Sequence[int | None], session: Session) -> Iterator[Found]:
     yield Found(f"step_{restored.step}", shown, restored.step, restored.state["params"])
 
 
-def _steps(config: EvalConfig, directory: Path) -> Sequence[int | None]:
+def _steps(config: EvalConfig, directory: Location) -> Sequence[int | None]:
   """Returns the steps that are asked for; None is the newest good one."""
   asked, steps = config.checkpoint_step, list_steps(directory)
   if not steps:
@@ -140,7 +141,7 @@ def _steps(config: EvalConfig, directory: Path) -> Sequence[int | None]:
   return wanted  # type: ignore[return-value]
 
 
-def _nothing_there(directory: Path) -> CheckpointError:
+def _nothing_there(directory: Location) -> CheckpointError:
   return CheckpointError(
     "There is no checkpoint to evaluate.",
     value=directory,
@@ -160,6 +161,7 @@ class Evaluation:
   def __init__(self, config: EvalConfig, session: Session, *, speaks: bool):
     self._session, self._speaks = session, speaks and jax.process_index() == 0
     train = session.config
+    self._directory = location(config.output_dir or train.model_dir)
     self._data = open_data(train.dataset, session.model) if config.held_out else None
     self._eval_step = session.build_eval_step()
     self._tasks: TaskEvaluator | None = None
@@ -173,7 +175,6 @@ class Evaluation:
         value="evaluate.held_out = False, train.task_evaluation = None",
         rule="the cross-entropy of the validation split, or tasks, or both",
       )
-    self._directory = Path(config.output_dir or train.model_dir)
     self._writer: MetricsWriter | None = None
 
   def measure(self, found: Found) -> dict[str, Any]:
@@ -206,7 +207,7 @@ class Evaluation:
     if self._writer is None:
       folder = self._directory / _EVENTS
       try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_directory(folder)
         self._writer = MetricsWriter(folder)
       except OSError as error:
         raise ConfigError(

@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,15 +16,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from switch_t5.cli import asking, distributed, gin_setup
+from switch_t5.cli import asking, distributed, gin_setup, infer_store
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
 from switch_t5.cli.infer_config import AT_ONCE, InferConfig
 from switch_t5.cli.infer_input import Inputs, Text, open_inputs
 from switch_t5.cli.infer_output import INDEX, OutputFile, lines_done, part_of, part_path
+from switch_t5.cli.infer_store import StoredOutput
 from switch_t5.cli.load import FoundModel
 from switch_t5.errors import DataError, Interrupted
 from switch_t5.inference.text_model import TextModel
+from switch_t5.storage.location import Location, is_remote, location
 from switch_t5.training.interruption import Interruption
 
 _SHOWN = 20  # jobs that are not done
@@ -42,7 +45,7 @@ def run(command_line: CommandLine) -> None:
     _say(f"{found.path} is asked {len(inputs):,} texts.")
     jobs.report()
     return
-  output = OutputFile(jobs.path, jobs.numbers, follows_from(config, found, inputs, jobs))
+  output = _open_output(jobs, follows_from(config, found, inputs, jobs))
   with output if jax.process_index() == 0 else contextlib.nullcontext():
     # Other machines may not see the file.
     done = _from_first_process(output.done if jax.process_index() == 0 else 0)
@@ -51,6 +54,12 @@ def run(command_line: CommandLine) -> None:
       with Interruption() as interruption:
         _Run(model, config, output, jobs.numbers).answer(inputs, done, interruption)
   jobs.report()
+
+
+def _open_output(jobs: Jobs, contents: dict[str, Any]) -> OutputFile | StoredOutput:
+  if is_remote(jobs.path):
+    return StoredOutput(jobs.path, jobs.numbers, contents)
+  return OutputFile(Path(jobs.path), jobs.numbers, contents)
 
 
 def follows_from(
@@ -97,7 +106,7 @@ class Jobs:
     ]
     left = []
     for path, numbers in parts:
-      done = lines_done(path, numbers) if path.exists() else 0
+      done = _lines_done(path, numbers)
       if done < len(numbers):
         left.append(f"  {path}: {done:,} of {len(numbers):,} lines")
     if left:
@@ -108,13 +117,27 @@ class Jobs:
       print(f"Done: all {self._count:,} lines are in {self.path}.")
     else:
       pattern = f"{self._output_file}-*-of-{self.jobs:05d}"
-      print(f"All {self.jobs} jobs are done: cat {pattern} > {self._output_file}")
+      cat = "gcloud storage cat" if pattern.startswith("gs://") else "cat"
+      here = location(self._output_file).name if is_remote(pattern) else self._output_file
+      print(f"All {self.jobs} jobs are done: {cat} {pattern} > {here}")
+
+
+def _lines_done(path: Location, numbers: range) -> int:
+  if is_remote(path):
+    return infer_store.lines_done(path, numbers)
+  return lines_done(Path(path), numbers) if path.exists() else 0
 
 
 class _Run:
   """One process's part in answering a job's texts."""
 
-  def __init__(self, model: TextModel, config: InferConfig, output: OutputFile, numbers: range):
+  def __init__(
+    self,
+    model: TextModel,
+    config: InferConfig,
+    output: OutputFile | StoredOutput,
+    numbers: range,
+  ):
     self._model, self._config, self._output = model, config, output
     self._numbers = numbers
     self._writes = jax.process_index() == 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from switch_t5.decoding.config import DecodingConfig
 from switch_t5.errors import ConfigError
 from switch_t5.sharding.mesh import MeshShape
+from switch_t5.storage.location import location
 
 if TYPE_CHECKING:
   from switch_t5.cli.load import FoundModel
@@ -41,6 +42,8 @@ class LoadConfig:
 
   def __post_init__(self):
     _check(_is_path(self.path), "LoadConfig.path", self.path, "a path in quotes: 'runs/mine'")
+    for path in (self.path, self.vocabulary_path):
+      location(path or "")  # which refuses other stores
     size = self.batch_size
     counts = size is None or (isinstance(size, int) and not isinstance(size, bool) and size > 0)
     _check(counts, "LoadConfig.batch_size", size, "None or a whole number, at least 1")
@@ -72,7 +75,8 @@ class InferConfig:
 
   Attributes:
     model: a LoadConfig.
-    output_file: OUTPUT_FILE, which gets a JSON object a line; what is found there is gone on with.
+    output_file: OUTPUT_FILE, which gets a JSON object a line; what is found there is gone on with. In a
+      bucket the lines are parts beside it until all are there.
     task_feature_lengths: TASK_FEATURE_LENGTHS: {"inputs": S}: longer inputs are cut, and counted;
       "targets" also for tasks whose steps depend on it.
     input_file: INPUT_FILE: a text on each line; of a .jsonl file, an object with the key "inputs";
@@ -103,10 +107,8 @@ class InferConfig:
     _check(
       _is_path(self.output_file), "OUTPUT_FILE", self.output_file, "a path in quotes: 'out.jsonl'"
     )
-    remote = "://" in self.output_file  # pathlib would make a directory named `gs:`
-    _check(
-      not remote, "OUTPUT_FILE", self.output_file, "on a file system, or a bucket mounted as one"
-    )
+    for path in (self.output_file, self.input_file, self.task_data_dir, self.tfds_data_dir):
+      location(path or "")  # which refuses other stores
     if (self.input_file is None) == (self.mixture_or_task_name is None):
       raise ConfigError(
         "There is not one source of texts.",

@@ -5,20 +5,20 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from switch_t5.cli.infer_config import InferConfig
-from switch_t5.data import example_tasks, tfds_source
+from switch_t5.data import example_tasks, shards, tfds_source
 from switch_t5.data.downstream import registry
 from switch_t5.data.text_records import read_texts
 from switch_t5.data.vocabulary import Vocabulary
 from switch_t5.errors import ConfigError, DataError, suggest
 from switch_t5.evaluation.predictions import cut
+from switch_t5.storage import files
+from switch_t5.storage.location import location
 
 _INPUTS, _TARGETS = "inputs", "targets"
 
@@ -70,8 +70,7 @@ class FileTexts:
   def __init__(self, path: str, length: int, vocabulary: Vocabulary):
     self._path, self._length, self._vocabulary = path, length, vocabulary
     self._count = sum(1 for _ in read_texts(path, _INPUTS))
-    with Path(path).open("rb") as file:
-      self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    self._sha256 = shards.sha256(location(path))
 
   def __len__(self) -> int:
     return self._count
@@ -79,7 +78,7 @@ class FileTexts:
   def contents(self) -> dict[str, Any]:
     """Returns the file's size and hash, wherever it lies."""
     return {
-      "INPUT_FILE, bytes": os.path.getsize(self._path),
+      "INPUT_FILE, bytes": files.size(location(self._path)),
       "INPUT_FILE, sha256": self._sha256,
     }
 

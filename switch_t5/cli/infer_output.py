@@ -18,6 +18,8 @@ from typing import Any
 
 from switch_t5.checkpoint.manifest import fsync
 from switch_t5.errors import ConfigError, DataError
+from switch_t5.storage import files
+from switch_t5.storage.location import Location, location
 
 INDEX = "index"
 _SHOWN = 100
@@ -29,9 +31,14 @@ def part_of(count: int, job: int, jobs: int) -> range:
   return range(count * job // jobs, count * (job + 1) // jobs)
 
 
-def part_path(output_file: str, job: int, jobs: int) -> Path:
+def part_path(output_file: str, job: int, jobs: int) -> Location:
   """Returns the file of a job: OUTPUT_FILE itself, or `OUTPUT_FILE-00001-of-00004`."""
-  return Path(output_file if jobs == 1 else f"{output_file}-{job:05d}-of-{jobs:05d}")
+  return location(output_file if jobs == 1 else f"{output_file}-{job:05d}-of-{jobs:05d}")
+
+
+def record_path(path: Location) -> Location:
+  """Returns the file beside a job's that says what its answers follow from."""
+  return path.with_name(f"{path.name}.run.json")
 
 
 def lines_done(path: Path, numbers: range) -> int:
@@ -49,7 +56,7 @@ def lines_done(path: Path, numbers: range) -> int:
   except (ValueError, TypeError, KeyError):
     index = None
   if type(index) is not int or index not in numbers:
-    raise _other_content(path, f"its last line has the index {index!r}")
+    raise other_content(path, f"its last line has the index {index!r}")
   return index - numbers.start + 1
 
 
@@ -82,7 +89,7 @@ class OutputFile:
 
   def __init__(self, path: Path, numbers: range, follows_from: Mapping[str, Any]):
     self._path, self._numbers = path, numbers
-    self._record = path.with_name(f"{path.name}.run.json")
+    self._record = Path(record_path(path))
     # As it reads back.
     self._follows_from: dict[str, Any] = json.loads(json.dumps(follows_from))
     self._file: int | None = None
@@ -136,7 +143,7 @@ class OutputFile:
   def _open(self) -> None:
     self._path.parent.mkdir(parents=True, exist_ok=True)
     if not self._record.exists() and self._path.exists() and self._path.stat().st_size:
-      raise _other_content(self._path, f"{self._record.name} is not beside it")
+      raise other_content(self._path, f"{self._record.name} is not beside it")
     self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if self._record.exists():
@@ -160,13 +167,13 @@ class OutputFile:
       self._file = None
 
 
-def check_same(record: Path, follows_from: Mapping[str, Any]) -> None:
+def check_same(record: Location, follows_from: Mapping[str, Any]) -> None:
   """Raises DataError if a record says that the answers follow from something else."""
   try:
-    saved = json.loads(record.read_text(encoding="utf-8"))
+    saved = json.loads(files.read(record))
     assert isinstance(saved, dict)
   except (ValueError, AssertionError):
-    raise _other_content(record, "it is not what infer writes") from None
+    raise other_content(record, "it is not what infer writes") from None
   names = [*follows_from, *(name for name in saved if name not in follows_from)]
   changed = [name for name in names if saved.get(name) != follows_from.get(name)]
   if changed:
@@ -213,7 +220,8 @@ def _refusal(path: Path, error: OSError) -> ConfigError:
   )
 
 
-def _other_content(path: Path, why: str) -> DataError:
+def other_content(path: Location, why: str) -> DataError:
+  """Returns the error of a file that is not this run's."""
   return DataError(
     "OUTPUT_FILE is there, and is not of such a run.",
     value=f"{path}: {why}",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+import os
 
 from switch_t5.checkpoint.initial import InitialParameters, ParameterSource, SavedParameters
 from switch_t5.checkpoint.manager import CONFIG
@@ -18,13 +18,14 @@ from switch_t5.interop.initial import ForeignParameters
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import define_model
 from switch_t5.sharding.mesh import MeshShape, make_mesh
+from switch_t5.storage.location import Location
 from switch_t5.training.state import abstract_params
 
 
 def load(
-  path: str | Path,
+  path: str | os.PathLike[str],
   *,
-  vocabulary_path: str | Path | None = None,
+  vocabulary_path: str | os.PathLike[str] | None = None,
   batch_size: int = 8,
   mesh_shape: tuple[int, int, int] = (1, 1, 1),
   dtype: str | None = None,
@@ -59,7 +60,7 @@ class FoundModel:
     source: of its parameters.
   """
 
-  path: Path
+  path: Location
   config: ModelConfig
   vocabulary: Vocabulary
   source: ParameterSource
@@ -76,10 +77,10 @@ class FoundModel:
 
 
 def find(
-  path: str | Path,
-  vocabulary_path: str | Path | None = None,
+  path: str | os.PathLike[str],
+  vocabulary_path: str | os.PathLike[str] | None = None,
   *,
-  otherwise: str | Path | None = None,
+  otherwise: str | os.PathLike[str] | None = None,
 ) -> FoundModel:
   """Finds a checkpoint and its vocabulary; see `load`.
 
@@ -103,12 +104,14 @@ def find(
   return FoundModel(found, config, words, source)
 
 
-def _own(checkpoint: Path) -> tuple[ModelConfig | None, Path | None]:
+def _own(checkpoint: Location) -> tuple[ModelConfig | None, Location | None]:
   """Returns the model and the vocabulary that a checkpoint of ours says, as far as it says them."""
   return model_file.model(checkpoint / CONFIG), model_file.vocabulary_of(checkpoint)
 
 
-def _vocabulary_path(checkpoint: Path, path: str | Path | None) -> str | Path:
+def _vocabulary_path(
+  checkpoint: Location, path: str | os.PathLike[str] | None
+) -> str | os.PathLike[str]:
   if path is None:
     raise CheckpointError(
       "The checkpoint does not say which vocabulary it was trained with.",

@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from switch_t5.checkpoint.manager import CONFIG
 from switch_t5.cli import gin_setup
 from switch_t5.cli.configurables import CONFIGURABLES
+from switch_t5.data import file_copies
 from switch_t5.data.vocabulary import embedded_vocabulary_path
 from switch_t5.errors import ConfigError
 from switch_t5.interop.huggingface import TOKENIZER
 from switch_t5.interop.model_shape import DENSE_SIZES
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_config import RouterConfig
+from switch_t5.storage import files
+from switch_t5.storage.location import Location, location
 
 _SIZES = [
   "vocab_size",
@@ -84,28 +86,30 @@ def complete(text: str) -> str:
   return "\n".join([text, *NO_DROPOUT, "ModelConfig.activation_dtype = 'float32'", ""])
 
 
-def vocabulary_of(checkpoint: Path) -> Path | None:
+def vocabulary_of(checkpoint: Location) -> Location | None:
   """Returns the vocabulary of a checkpoint of ours: its run's, or the one that it came with."""
   named = vocabulary(checkpoint / CONFIG)
   if named is not None:
     return named
   beside = checkpoint.parent.parent / TOKENIZER
-  return beside if beside.is_file() else None
+  return beside if files.is_file(beside) else None
 
 
-def vocabulary(config_file: Path) -> Path | None:
+def vocabulary(config_file: Location) -> Location | None:
   """Returns the vocabulary that a run's config.gin names; None if there is no such file."""
   dataset = _call(config_file, "DatasetConfig")
-  return None if dataset is None else Path(dataset.vocabulary_path or embedded_vocabulary_path())
+  if dataset is None:
+    return None
+  return location(dataset.vocabulary_path or embedded_vocabulary_path())
 
 
-def model(config_file: Path) -> ModelConfig | None:
+def model(config_file: Location) -> ModelConfig | None:
   """Returns the model of a run's config.gin; None if there is no such file, or it does not say."""
   found: ModelConfig | None = _call(config_file, "ModelConfig")
   return found
 
 
-def check_plain_routing(config_file: Path) -> None:
+def check_plain_routing(config_file: Location) -> None:
   """Raises ConfigError if a run's config.gin routes as Hugging Face's class does not."""
   config = model(config_file)
   for stack in config.sparse_stacks if config else ():
@@ -120,12 +124,13 @@ def check_plain_routing(config_file: Path) -> None:
       )
 
 
-def _call(config_file: Path, name: str) -> Any:
+def _call(config_file: Location, name: str) -> Any:
   """Returns what a run's operative configuration makes of a configurable; None if there is none."""
-  if not config_file.is_file():
+  if not files.is_file(config_file):
     return None
   try:
-    configuration = gin_setup.load([str(config_file)], [], [], CONFIGURABLES)
+    here = str(file_copies.copy_file(config_file))
+    configuration = gin_setup.load([here], [], [], CONFIGURABLES)
     return configuration.call(name)
   except ConfigError:  # of a model that was imported: its file is half of a configuration
     return None

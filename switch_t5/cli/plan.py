@@ -31,6 +31,7 @@ from switch_t5.planning.search import laid_out, search
 from switch_t5.planning.step import Step, device_bytes
 from switch_t5.planning.topology import Topology
 from switch_t5.reports import plan_page, plan_text
+from switch_t5.storage.location import on_disk
 
 # What a recipe requires and a plan does not look at.
 _UNNEEDED = {
@@ -190,7 +191,7 @@ class Planner:
 
 def _folder(path: str) -> Path:
   """Makes the folder of --to before anything is compiled; raises ConfigError if it cannot be made."""
-  folder = Path(path)
+  folder = on_disk(path, "The folder of a plan")
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:

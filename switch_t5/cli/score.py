@@ -6,9 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple, TextIO
 
 import jax
@@ -21,6 +19,8 @@ from switch_t5.cli.infer_config import LoadConfig
 from switch_t5.data.text_records import is_jsonl, read_records
 from switch_t5.errors import ConfigError, DataError
 from switch_t5.inference.text_model import TextModel
+from switch_t5.storage import files
+from switch_t5.storage.location import location
 
 USAGE = "switch_t5 score FILE.jsonl --from=CHECKPOINT [--to=FILE]"
 _KEYS = ("inputs", "targets")
@@ -113,24 +113,20 @@ def _written(path: str | None) -> Iterator[TextIO | None]:
   if path is None:
     yield None
     return
-  target = Path(path)
-  if target.exists():
+  target = location(path)
+  if files.exists(target):
     raise ConfigError(
       "There is something already where the scores would go.",
       value=path,
       rule="nothing is overwritten",
       remedy="choose another --to, or remove it",
     )
-  unfinished = target.with_name(f"{target.name}.unfinished")
   try:
-    with unfinished.open("w", encoding="utf-8") as file:
+    with files.committed(target) as unfinished, unfinished.open("w", encoding="utf-8") as file:
       yield file
-    os.replace(unfinished, target)
   except BrokenPipeError:  # of the standard output
     raise
   except OSError as error:
     raise ConfigError(
       f"--to cannot be written: {error.strerror}.", value=path, remedy="choose another --to"
     ) from error
-  finally:
-    unfinished.unlink(missing_ok=True)

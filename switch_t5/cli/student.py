@@ -19,6 +19,7 @@ from switch_t5.interop import detect
 from switch_t5.interop.student import StudentParameters
 from switch_t5.losses.objective import LossConfig
 from switch_t5.model.router_places import router_places
+from switch_t5.storage import files
 from switch_t5.training.eval_step import build_eval_step
 from switch_t5.training.objective import CrossEntropyObjective
 
@@ -35,7 +36,7 @@ def check_vocabulary(student: StudentParameters, vocabulary: Vocabulary) -> None
   """Raises DataError if the teacher says which vocabulary it has, and it is not that of the data."""
   teacher = student.teacher
   path = teacher.tokenizer or model_file.vocabulary_of(teacher.path)
-  if path is None or not path.is_file():
+  if path is None or not files.is_file(path):
     return
   if Vocabulary(path).fingerprint != vocabulary.fingerprint:
     raise DataError(

@@ -31,6 +31,7 @@ from switch_t5.errors import ConfigError, DataError, suggest
 from switch_t5.metrics.writer import METRICS_FILE, read_metrics
 from switch_t5.model.cost import parameter_count
 from switch_t5.reports import intervals
+from switch_t5.storage.location import on_disk
 from switch_t5.studies import distill
 from switch_t5.studies.distill import ARMS, DENSE, TEACHER, Arm
 
@@ -67,7 +68,7 @@ def run(command_line: CommandLine) -> None:
   """Runs a study, or what is left of it, and prints and writes its table."""
   size = _check(command_line)
   seeds = command_line.seeds or SIZES[size]
-  folder = Path(command_line.to or f"studies/distill_{size}")
+  folder = on_disk(command_line.to or f"studies/distill_{size}", "The folder of a study")
   study = Study(command_line, size, folder, seeds)
   if command_line.dry_run:
     print(study.commands())

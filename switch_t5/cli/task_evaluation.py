@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from switch_t5.evaluation.predictions import TaskResult, write_predictions
 from switch_t5.evaluation.submission import write_submission
 from switch_t5.inference.text_model import TextModel
 from switch_t5.scores.superglue import LEADERBOARD, superglue_average
+from switch_t5.storage.location import Location
 from switch_t5.types import PyTree
 
 SUPERGLUE_AVERAGE = "eval/super_glue/average"
@@ -130,7 +130,7 @@ def public_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, floa
   return public if average is None else public | {SUPERGLUE_AVERAGE: average}
 
 
-def write_answers(directory: Path, evaluated: Evaluated, name: str) -> None:
+def write_answers(directory: Location, evaluated: Evaluated, name: str) -> None:
   """Process 0 writes predictions and, of SuperGLUE, the submission of a checkpoint."""
   if jax.process_index() == 0:
     write_predictions(directory, evaluated.results, name)

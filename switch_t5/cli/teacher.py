@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-from pathlib import Path
 from typing import Protocol
 
 import jax
@@ -31,6 +30,8 @@ from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import ModelDefinition, define_model
 from switch_t5.sharding.mesh import MeshShape
 from switch_t5.sharding.rules import PARAMETER_RULES
+from switch_t5.storage import files
+from switch_t5.storage.location import Location, location
 from switch_t5.training.objective import SoftTargets
 from switch_t5.training.state import abstract_params, device_bytes, shardings
 from switch_t5.types import PyTree
@@ -84,7 +85,7 @@ class Teacher:
     self.definition, self._whole, self.abstract = lay_out(found.config, config, mesh)
 
   @property
-  def path(self) -> Path:
+  def path(self) -> Location:
     """Of the checkpoint."""
     return self._found.path
 
@@ -182,7 +183,7 @@ class SavedTeaching:
     config = session.config
     path = self._config.teacher_path
     # It need not be there: the cache is instead of it.
-    if path is not None and Path(path).exists():
+    if path is not None and files.exists(location(path)):
       named = fingerprint(detect.detect(path)[1])
       if named != self.fingerprint:
         raise DataError(

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
-import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from switch_t5.decoding.config import DecodingConfig
 from switch_t5.scores.labels import INVALID
+from switch_t5.storage import files
+from switch_t5.storage.location import Location
 
 Ids = Sequence[int]
 
@@ -88,8 +88,8 @@ class TaskResult(NamedTuple):
 
 
 def write_predictions(
-  directory: pathlib.Path, results: Mapping[str, TaskResult], name: str
-) -> pathlib.Path:
+  directory: Location, results: Mapping[str, TaskResult], name: str
+) -> Location:
   """Writes `<directory>/predictions/<name>/<task>.jsonl` for each task; returns their folder.
 
   Args:
@@ -103,14 +103,12 @@ def write_predictions(
   return folder
 
 
-def write_lines(path: pathlib.Path, rows: Iterable[Any]) -> None:
-  """Writes a JSON value a line, through a temporary name."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.tmp")
-  with temporary.open("w", encoding="utf-8") as file:
+def write_lines(path: Location, rows: Iterable[Any]) -> None:
+  """Writes a JSON value a line; the file is there when it is whole."""
+  files.make_directory(path.parent)
+  with files.committed(path) as temporary, temporary.open("w", encoding="utf-8") as file:
     for row in rows:
       file.write(json.dumps(row, ensure_ascii=False) + "\n")
-  os.replace(temporary, path)
 
 
 def in_parts(

@@ -7,12 +7,12 @@ first one of the task: the server takes nothing else.
 
 from __future__ import annotations
 
-import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from switch_t5.evaluation.predictions import Answer, TaskResult, write_lines
+from switch_t5.storage.location import Location
 
 _TASK = re.compile(r"super_glue_([a-z]+)_v102(?:_simple)?(?:_1_sentinel)?(?:_eval)?")
 _ENTAILMENT = ("entailment", "not_entailment")
@@ -32,8 +32,8 @@ _FILES: dict[str, tuple[str, Sequence[str | int]]] = {
 
 
 def write_submission(
-  directory: pathlib.Path, results: Mapping[str, TaskResult], name: str
-) -> pathlib.Path | None:
+  directory: Location, results: Mapping[str, TaskResult], name: str
+) -> Location | None:
   """Writes `<directory>/submission/<name>/<file>` for each task of SuperGLUE.
 
   Returns:

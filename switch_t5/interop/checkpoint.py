@@ -16,13 +16,13 @@ it, never the arrays; whatever is wrong with that is an error then.
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from switch_t5.interop import untrusted
+from switch_t5.storage.location import Location
 
 PARAMETERS = "target/"
 PARAM_STATES = "state/param_states/"
@@ -117,11 +117,11 @@ class StoredCheckpoint:
     tokenizer: its SentencePiece model, if it came with one.
   """
 
-  path: pathlib.Path
+  path: Location
   format: str
   arrays: Mapping[str, StoredArray]
   notes: tuple[str, ...] = ()
-  tokenizer: pathlib.Path | None = None
+  tokenizer: Location | None = None
 
   def parameters(self) -> dict[str, StoredArray]:
     """Returns the parameters, without `target/`."""

@@ -2,30 +2,55 @@
 """Writes a checkpoint of any format as one of another, an array at a time.
 
 What is being written has a name that no reader takes for a checkpoint; it gets its own when all of
-it is on the disk.
+it is on the disk. To an object store one of ours is written as a run writes it; another is written in
+TMPDIR first, and what tells a reader that it is a checkpoint is put last.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import functools
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
+from switch_t5.checkpoint import stored_steps
 from switch_t5.checkpoint.commit import rename_durably
 from switch_t5.checkpoint.listing import list_steps
-from switch_t5.checkpoint.manifest import fsync
+from switch_t5.checkpoint.manifest import MANIFEST, fsync
 from switch_t5.errors import CheckpointError
-from switch_t5.interop import detect, huggingface, own, t5x_native, t5x_orbax, t5x_safetensors
+from switch_t5.interop import (
+  detect,
+  huggingface,
+  huggingface_config,
+  own,
+  safetensors_files,
+  t5x_native,
+  t5x_orbax,
+  t5x_safetensors,
+  untrusted,
+)
 from switch_t5.interop.checkpoint import Progress, StoredCheckpoint
 from switch_t5.interop.model_shape import deduce_model
 from switch_t5.model.config import ModelConfig
+from switch_t5.storage import files, transfers
+from switch_t5.storage.location import Location, is_remote
 
 EXPORTED = tuple(name for name in detect.FORMATS if name != detect.OWN)
 _UNFINISHED = ".unfinished"
+_UPLOADS = 8  # side by side
+# Files by which a reader knows a checkpoint, and those that say which others there are.
+_MARKS = (
+  t5x_native.FILE,
+  f"{t5x_orbax.ITEM}/{t5x_orbax.METADATA}",
+  huggingface_config.CONFIG,
+  safetensors_files.INDEX,
+)
 _HEADROOM = 1.05  # metadata, and what compression adds to random numbers
 
 Write = Callable[[StoredCheckpoint, pathlib.Path, Progress], None]
@@ -37,8 +62,8 @@ def model_of(checkpoint: StoredCheckpoint) -> ModelConfig:
 
 
 def import_checkpoint(
-  checkpoint: StoredCheckpoint, model_dir: pathlib.Path, config_text: str, progress: Progress
-) -> pathlib.Path:
+  checkpoint: StoredCheckpoint, model_dir: Location, config_text: str, progress: Progress
+) -> Location:
   """Writes `<model_dir>/checkpoints/checkpoint_<step>`, which a run goes on with, and returns it.
 
   Raises:
@@ -46,7 +71,7 @@ def import_checkpoint(
       the disk is too small.
   """
   config = model_of(checkpoint)
-  directory = model_dir.absolute() / "checkpoints"
+  directory = (model_dir if is_remote(model_dir) else model_dir.absolute()) / "checkpoints"
   target = directory / f"checkpoint_{checkpoint.step}"
   _check_target(target, written_bytes(checkpoint, detect.OWN))
   if steps := list_steps(directory):
@@ -57,20 +82,19 @@ def import_checkpoint(
       remedy="choose another --to",
     )
   with _naming(target):
-    for leftover in directory.glob(f"{target.name}.*tmp*"):  # of a conversion that was killed
-      shutil.rmtree(leftover)
-    directory.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(directory, target.name)
+    files.make_directory(directory)
     return own.write_own(checkpoint, config, directory, config_text, progress)
 
 
 def export_checkpoint(
   checkpoint: StoredCheckpoint,
   kind: str,
-  to: pathlib.Path,
+  to: Location,
   progress: Progress,
   tokenizer: pathlib.Path | None = None,
   texts: Mapping[str, str] = MappingProxyType({}),
-) -> pathlib.Path:
+) -> Location:
   """Writes a checkpoint in another format and returns its path.
 
   Args:
@@ -93,9 +117,10 @@ def export_checkpoint(
     detect.SAFETENSORS: t5x_safetensors.write_t5x_safetensors,
     detect.HUGGING_FACE: functools.partial(huggingface.write_huggingface, tokenizer=tokenizer),
   }
-  target = to.absolute()
-  if kind in (detect.T5X, detect.ORBAX):
-    target = target / f"checkpoint_{checkpoint.step}"
+  folder = to / f"checkpoint_{checkpoint.step}" if kind in (detect.T5X, detect.ORBAX) else to
+  if is_remote(to):
+    return _export_to_store(checkpoint, kind, folder, progress, tokenizer, texts)
+  target = pathlib.Path(folder).absolute()
   _check_target(target, written_bytes(checkpoint, kind))
   unfinished = target.with_name(target.name + _UNFINISHED)
   try:
@@ -116,6 +141,33 @@ def export_checkpoint(
   return target
 
 
+def _export_to_store(
+  checkpoint: StoredCheckpoint, kind: str, target: Location, *more: Any
+) -> Location:
+  """Writes a checkpoint to a folder of this host, then puts its files as objects."""
+  if files.names(target):
+    raise _occupied(target)
+  with tempfile.TemporaryDirectory() as folder:
+    made = pathlib.Path(export_checkpoint(checkpoint, kind, pathlib.Path(folder, "made"), *more))
+    names = untrusted.walk(made)
+    marks = [name for name in names if name in _MARKS]
+    with concurrent.futures.ThreadPoolExecutor(_UPLOADS) as executor:
+      others = [name for name in names if name not in marks]
+      list(executor.map(lambda name: transfers.upload(made / name, target / name), others))
+    for name in marks:
+      transfers.upload(made / name, target / name)
+  return target
+
+
+def _remove_leftovers(directory: Location, name: str) -> None:
+  """Removes what conversions that were killed have left."""
+  if is_remote(directory):
+    stored_steps.remove_unfinished(directory)
+    return
+  for leftover in directory.glob(f"{name}.*tmp*"):
+    shutil.rmtree(leftover)
+
+
 def written_bytes(checkpoint: StoredCheckpoint, kind: str) -> int:
   """Returns the bytes of the arrays that a conversion to `kind` writes."""
   arrays = checkpoint.arrays
@@ -126,16 +178,24 @@ def written_bytes(checkpoint: StoredCheckpoint, kind: str) -> int:
   return sum(array.nbytes for array in arrays.values())
 
 
-def _check_target(target: pathlib.Path, size: int) -> None:
+def _occupied(target: Location) -> CheckpointError:
+  return CheckpointError(
+    "There is something already where the checkpoint would go.",
+    value=target,
+    rule="nothing is overwritten",
+    remedy="choose another --to, or remove it",
+  )
+
+
+def _check_target(target: Location, size: int) -> None:
   """Refuses a target that is there, and one for which there is no room."""
+  if is_remote(target):
+    if files.exists(target / MANIFEST):
+      raise _occupied(target)
+    return
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
-    raise CheckpointError(
-      "There is something already where the checkpoint would go.",
-      value=target,
-      rule="nothing is overwritten",
-      remedy="choose another --to, or remove it",
-    )
-  there = target
+    raise _occupied(target)
+  there = pathlib.Path(target)
   while not there.exists():
     there = there.parent
   free, needed = shutil.disk_usage(there).free, int(size * _HEADROOM)
@@ -148,7 +208,7 @@ def _check_target(target: pathlib.Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def _naming(target: pathlib.Path) -> Iterator[None]:
+def _naming(target: Location) -> Iterator[None]:
   """Makes what the system or a library says of a write an error of ours."""
   try:
     yield
@@ -162,7 +222,7 @@ def _naming(target: pathlib.Path) -> Iterator[None]:
 
 
 def _fsync_all(directory: pathlib.Path) -> None:
-  for folder, _, files in os.walk(directory):
-    for file in files:
+  for folder, _, names in os.walk(directory):
+    for file in names:
       fsync(pathlib.Path(folder) / file)
     fsync(pathlib.Path(folder))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import json
+import os
 import pathlib
 
 from switch_t5.checkpoint.listing import good_manifest
@@ -13,11 +14,13 @@ from switch_t5.checkpoint.manifest import find_problems
 from switch_t5.data.shards import sha256
 from switch_t5.interop import detect, safetensors_files, t5x_native, t5x_orbax, untrusted, zarr
 from switch_t5.interop.huggingface_config import CONFIG
+from switch_t5.storage import files
+from switch_t5.storage.location import Location
 
 _THREADS = 4  # hashlib releases the GIL; more saturate few disks
 
 
-def fingerprint(path: str | pathlib.Path) -> str:
+def fingerprint(path: str | os.PathLike[str]) -> str:
   """Returns a SHA-256 (hex) over the names and the content of a checkpoint's files.
 
   Neither the folder's name nor when it was written counts, nor what lies beside the arrays and what
@@ -32,49 +35,50 @@ def fingerprint(path: str | pathlib.Path) -> str:
   """
   kind, found = detect.detect(path)
   if kind == detect.OWN:
-    files = good_manifest(found, find_problems(found, None, hashes=False)).files
-    hashes = {name: entry.sha256 for name, entry in files.items()}
+    entries = good_manifest(found, find_problems(found, None, hashes=False)).files
+    hashes = {name: entry.sha256 for name, entry in entries.items()}
   else:
     hashes = _hashes(_FILES[kind](found))
   return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
-def _hashes(files: dict[str, pathlib.Path]) -> dict[str, str]:
+def _hashes(paths: dict[str, Location]) -> dict[str, str]:
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as executor:
-    return dict(zip(files, executor.map(_hash, files.values()), strict=True))
+    return dict(zip(paths, executor.map(_hash, paths.values()), strict=True))
 
 
-def _hash(path: pathlib.Path) -> str:
+def _hash(path: Location) -> str:
   try:
-    if not path.is_file():  # a pipe would be waited for without end
+    if not files.is_file(path):  # a pipe would be waited for without end
       raise untrusted.refuse(path, "not a file")
     return sha256(path)
   except OSError as error:
-    raise untrusted.refuse(path, str(error.strerror)) from error
+    raise untrusted.refuse(path, str(error.strerror or error)) from error
 
 
-def _t5x_files(path: pathlib.Path) -> dict[str, pathlib.Path]:
+def _t5x_files(path: Location) -> dict[str, Location]:
   """Returns the msgpack file and those of the arrays beside it, by the names that T5X gives them."""
-  file = path / t5x_native.FILE if path.is_dir() else path
-  files = {t5x_native.FILE: file}
+  file = path if files.is_file(path) else path / t5x_native.FILE
+  found = {t5x_native.FILE: file}
   for array in sorted(file.parent.glob(f"*/{zarr.METADATA}")):
-    files |= _below(array.parent, f"{array.parent.name}/")
-  return files
+    found |= _below(array.parent, f"{array.parent.name}/")
+  return found
 
 
-def _orbax_files(path: pathlib.Path) -> dict[str, pathlib.Path]:
-  return _below(path if (path / t5x_orbax.METADATA).exists() else path / t5x_orbax.ITEM)
+def _orbax_files(path: Location) -> dict[str, Location]:
+  return _below(path if files.exists(path / t5x_orbax.METADATA) else path / t5x_orbax.ITEM)
 
 
-def _safetensors_files(path: pathlib.Path) -> dict[str, pathlib.Path]:
+def _safetensors_files(path: Location) -> dict[str, Location]:
+  path = pathlib.Path(path)  # `detect` refuses those of an object store
   if path.is_file():
     return {safetensors_files.ONE_FILE: path}
   described_by = [path / CONFIG, path / safetensors_files.INDEX]
-  files = [*path.glob("*.safetensors"), *filter(pathlib.Path.exists, described_by)]
-  return {file.name: file for file in files}
+  found = [*path.glob("*.safetensors"), *filter(pathlib.Path.exists, described_by)]
+  return {file.name: file for file in found}
 
 
-def _below(folder: pathlib.Path, prefix: str = "") -> dict[str, pathlib.Path]:
+def _below(folder: Location, prefix: str = "") -> dict[str, Location]:
   return {prefix + name: folder / name for name in untrusted.walk(folder)}
 
 

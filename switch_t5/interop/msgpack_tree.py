@@ -22,6 +22,8 @@ import numpy as np
 from switch_t5.errors import CheckpointError
 from switch_t5.interop import untrusted
 from switch_t5.interop.checkpoint import Progress, StoredArray
+from switch_t5.storage import files, transfers
+from switch_t5.storage.location import Location, is_remote
 
 MAX_INLINE_BYTES = 1 << 30  # Flax's; msgpack's own limit is 2**32
 MAX_DEPTH = 32
@@ -32,7 +34,7 @@ _NDARRAY, _SCALAR = 1, 3
 _CHUNKED = "__msgpack_chunked_array__"
 
 
-def read_tree(path: pathlib.Path) -> dict[str, Any]:
+def read_tree(path: Location) -> dict[str, Any]:
   """Returns a file's nested dictionaries, with a StoredArray for each array.
 
   Other leaves are None, bool, int, float, str and lists of them, as Python has them.
@@ -40,14 +42,15 @@ def read_tree(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     CheckpointError: if the file is not what Flax writes, or larger in anything than any model's.
   """
-  if not path.is_file():  # a pipe would be waited for without end
+  if not files.is_file(path):  # a pipe would be waited for without end
     raise untrusted.refuse(path, "not a file")
+  if not files.size(path):
+    raise untrusted.refuse(path, "an empty file")
+  if is_remote(path):
+    return _Scan(path, files.read(path)).root()
   try:
-    with path.open("rb") as file:
-      if not path.stat().st_size:
-        raise untrusted.refuse(path, "an empty file")
-      with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _Scan(path, data).root()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+      return _Scan(path, data).root()
   except OSError as error:
     raise untrusted.refuse(path, str(error.strerror)) from error
 
@@ -84,7 +87,7 @@ _HEADS = _heads()
 class _Scan:
   """One pass over a file."""
 
-  def __init__(self, path: pathlib.Path, data: mmap.mmap):
+  def __init__(self, path: Location, data: mmap.mmap | bytes):
     self._path, self._data = path, data
     self._at = self._nodes = 0
     self._keys: list[str] = []  # where the scan is in the tree
@@ -220,9 +223,14 @@ class _Scan:
 
 
 def _read_array(
-  path: pathlib.Path, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str
+  path: Location, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str
 ) -> np.ndarray:
   array = np.empty(shape, dtype)
+  if is_remote(path):
+    content = transfers.read_range(path, offset, offset + array.nbytes) if array.nbytes else b""
+    if len(content) != array.nbytes:
+      raise untrusted.refuse(name, "the file has become shorter")
+    return np.frombuffer(content, dtype).reshape(shape)
   try:
     with path.open("rb") as file:
       file.seek(offset)

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
+from switch_t5.interop import zarr
 from switch_t5.interop.checkpoint import Progress, StackedArray
+from switch_t5.storage.location import location
 
 
 def streaming_registry(progress: Progress) -> ocp.type_handlers.TypeHandlerRegistry:
@@ -49,12 +52,7 @@ class _StreamingHandler(ocp.type_handlers.NumpyHandler):
       "driver": "zarr",
       "kvstore": {
         "driver": "ocdbt",
-        # Not brought to the disk write by write: whoever commits the folder does that for all of it.
-        "base": {
-          "driver": "file",
-          "path": f"{info.parent_dir}/ocdbt.process_0/",
-          "file_io_sync": False,
-        },
+        "base": _unsynchronised(zarr.place(location(info.parent_dir) / "ocdbt.process_0")),
         "path": f"{info.name}/",
       },
       "dtype": value.dtype.name,
@@ -69,3 +67,8 @@ class _StreamingHandler(ocp.type_handlers.NumpyHandler):
     for index, piece in value.slices():
       array[index].write(piece).result()
     self._progress(str(info.name).replace(".", "/"), array.size * array.dtype.numpy_dtype.itemsize)
+
+
+def _unsynchronised(place: dict[str, Any]) -> dict[str, Any]:
+  """Whoever commits a folder brings it to the disk: not write by write."""
+  return place | ({"file_io_sync": False} if place["driver"] == "file" else {})

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import functools
 import json
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 
-from switch_t5.checkpoint import tree
+from switch_t5.checkpoint import stored_steps, tree
 from switch_t5.checkpoint.commit import SaveState, StateCheckpointer, StateHandler, rename_durably
 from switch_t5.checkpoint.listing import good_manifest, verify_checkpoint
 from switch_t5.checkpoint.manager import CONFIG, DATA_STATE, IMPORTED_FROM
@@ -39,13 +38,14 @@ from switch_t5.interop.own_names import (
 )
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.stack import run_name
+from switch_t5.storage.location import Location, is_remote
 
 FORMAT = "switch_t5"
 _Arrays = dict[str, StoredArray]
 _PARAMS = "params/"
 
 
-def open_own(path: pathlib.Path) -> StoredCheckpoint:
+def open_own(path: Location) -> StoredCheckpoint:
   """Opens a checkpoint of ours, `.../checkpoint_<step>`, once all its bytes are verified.
 
   Raises:
@@ -67,10 +67,10 @@ def open_own(path: pathlib.Path) -> StoredCheckpoint:
 def write_own(
   checkpoint: StoredCheckpoint,
   config: ModelConfig,
-  directory: pathlib.Path,
+  directory: Location,
   config_text: str,
   progress: Progress,
-) -> pathlib.Path:
+) -> Location:
   """Writes `<directory>/checkpoint_<step>` as a run would have saved it, and returns it.
 
   Its data state says that the position in the data is not known; a checkpoint without Adafactor's
@@ -93,9 +93,12 @@ def write_own(
   by_path = {tuple(name.split("/")): array for name, array in leaves.items()}
   texts = {DATA_STATE: json.dumps({IMPORTED_FROM: checkpoint.format}), CONFIG: config_text}
 
-  def commit(temporary: pathlib.Path, final: pathlib.Path) -> None:
+  def commit(temporary: Location, final: Location) -> None:
     seal(temporary, step, tree.array_types(by_path), 1)
-    rename_durably(temporary, final)
+    if is_remote(final):
+      stored_steps.unmark(final)
+    else:
+      rename_durably(temporary, final)
 
   target = directory / f"checkpoint_{step}"
   handler = StateHandler(type_handler_registry=orbax_stream.streaming_registry(progress))

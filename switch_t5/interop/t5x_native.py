@@ -34,6 +34,8 @@ from switch_t5.interop.checkpoint import (
   StoredCheckpoint,
 )
 from switch_t5.interop.msgpack_tree import read_tree, write_tree
+from switch_t5.storage import files
+from switch_t5.storage.location import Location
 
 FILE = "checkpoint"
 VERSION = 3
@@ -47,7 +49,7 @@ _CHUNK_BYTES = 64 << 20
 _CHUNKS_AT_ONCE = 4
 
 
-def open_t5x(path: pathlib.Path) -> StoredCheckpoint:
+def open_t5x(path: Location) -> StoredCheckpoint:
   """Opens a checkpoint of T5X.
 
   Args:
@@ -56,9 +58,9 @@ def open_t5x(path: pathlib.Path) -> StoredCheckpoint:
   Raises:
     CheckpointError: if it is of another version, has parts that are not here, or is not what it says.
   """
-  file, files = path, []
-  if path.is_dir():
-    file, files = path / FILE, untrusted.walk(path)
+  file, names = path, []
+  if not files.is_file(path):
+    file, names = path / FILE, untrusted.walk(path)
   tree = read_tree(file)
   form = "T5X, Orbax of before OCDBT"
   if "version" in tree or "optimizer" in tree:
@@ -76,7 +78,7 @@ def open_t5x(path: pathlib.Path) -> StoredCheckpoint:
       arrays[name] = _open_leaf(name, leaf, file, folders)
   if not any(name.startswith(PARAMETERS) for name in arrays):
     raise untrusted.refuse(file, "it has no parameters", rule="its target has at least one array")
-  stored = {name.rpartition("/")[0] for name in files if name.endswith(f"/{zarr.METADATA}")}
+  stored = {name.rpartition("/")[0] for name in names if name.endswith(f"/{zarr.METADATA}")}
   if unnamed := sorted(stored - folders.keys()):
     notes.append(f"{len(unnamed)} arrays that {FILE} does not name are left aside: {unnamed[0]}")
   return StoredCheckpoint(path, form, arrays, tuple(notes))
@@ -121,7 +123,7 @@ def choose_chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
   return tuple(chunks)
 
 
-def _unwrapped(tree: Mapping[str, Any], file: pathlib.Path) -> dict[str, Any]:
+def _unwrapped(tree: Mapping[str, Any], file: Location) -> dict[str, Any]:
   """Returns what is in T5X's wrapper."""
   version, optimizer = tree.get("version"), tree.get("optimizer")
   if version != VERSION or isinstance(version, bool | float):
@@ -148,7 +150,7 @@ def _leaves(node: object, path: str) -> Iterator[tuple[str, object]]:
     yield path, node
 
 
-def _open_leaf(name: str, leaf: object, file: pathlib.Path, folders: dict[str, str]) -> StoredArray:
+def _open_leaf(name: str, leaf: object, file: Location, folders: dict[str, str]) -> StoredArray:
   """Opens one array.
 
   Args:

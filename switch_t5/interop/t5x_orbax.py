@@ -17,6 +17,8 @@ from switch_t5.checkpoint import tree
 from switch_t5.interop import untrusted, zarr
 from switch_t5.interop.checkpoint import PARAMETERS, Progress, StackedArray, StoredCheckpoint
 from switch_t5.interop.orbax_stream import streaming_registry
+from switch_t5.storage import files
+from switch_t5.storage.location import Location
 
 FORMAT = "T5X, Orbax"
 METADATA = "_METADATA"
@@ -24,22 +26,22 @@ ITEM = "state"
 _DATABASE = "manifest.ocdbt"
 
 
-def open_t5x_orbax(path: pathlib.Path) -> StoredCheckpoint:
+def open_t5x_orbax(path: Location) -> StoredCheckpoint:
   """Opens `checkpoint_<step>`, or the folder `state` in it.
 
   Raises:
     CheckpointError: if it is not complete or says what cannot be.
   """
-  folder = path if (path / METADATA).exists() else untrusted.contained(path, ITEM, path)
+  folder = path if files.exists(path / METADATA) else untrusted.contained(path, ITEM, path)
   untrusted.walk(folder)
   listed = dict(_listed(untrusted.read_json(folder / METADATA), folder / METADATA))
-  if (folder / _DATABASE).exists():
+  if files.exists(folder / _DATABASE):
     stored = zarr.open_ocdbt(folder)
   else:
     stored = {
-      child.name: zarr.open_folder(child, f"{folder}: {child.name}")
-      for child in sorted(folder.iterdir())
-      if (child / zarr.METADATA).exists()
+      name: zarr.open_folder(folder / name, f"{folder}: {name}")
+      for name in files.names(folder)
+      if files.exists(folder / name / zarr.METADATA)
     }
   wanted = {".".join(keys): "/".join(keys) for keys, is_array in listed.items() if is_array}
   for name in sorted(wanted.keys() ^ stored.keys()):
@@ -90,6 +92,6 @@ def _listed(metadata: Mapping[str, Any], where: object) -> Iterator[tuple[tuple[
     yield keys, kind not in ("None", "Dict", "List", "NamedTuple", "Tuple", "Empty")
 
 
-def is_here(path: pathlib.Path) -> bool:
+def is_here(path: Location) -> bool:
   """Returns whether `path` looks like such a checkpoint."""
-  return (path / METADATA).exists() or (path / ITEM / METADATA).exists()
+  return any(map(files.exists, (path / METADATA, path / ITEM / METADATA)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,8 @@ import numpy as np
 
 from switch_t5.checkpoint import json_limits
 from switch_t5.errors import CheckpointError
+from switch_t5.storage import files, objects, transfers
+from switch_t5.storage.location import Location, is_remote
 
 MAX_AXES = 8
 MAX_ARRAY_BYTES = 1 << 42  # a stacked Switch-C kernel has 1.6 TB
@@ -58,25 +59,33 @@ def parse_json(raw: bytes, path: object) -> dict[str, Any]:
   return parsed
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: Location) -> dict[str, Any]:
   """Returns the JSON object in a file."""
   return parse_json(read_bytes(path, json_limits.MAX_BYTES + 1), path)
 
 
-def read_bytes(path: pathlib.Path, limit: int) -> bytes:
+def read_bytes(path: Location, limit: int) -> bytes:
   """Returns the first `limit` bytes of a regular file."""
   try:
+    if is_remote(path):
+      short = files.size(path) <= limit
+      return objects.read(path) if short else transfers.read_range(path, 0, limit)
     if not path.is_file():  # a pipe would be waited for without end
       raise refuse(path, "not a file")
     with path.open("rb") as file:  # what is asked for is allocated, however short the file
       return file.read(min(limit, os.fstat(file.fileno()).st_size))
   except OSError as error:
-    raise refuse(path, str(error.strerror)) from error
+    raise refuse(path, str(error.strerror or error)) from error
 
 
-def walk(folder: pathlib.Path) -> list[str]:
+def walk(folder: Location) -> list[str]:
   """Returns the paths of all files below `folder`, relative to it; refuses links and devices."""
   found: list[str] = []
+  if is_remote(folder):
+    found += objects.sizes(folder)
+    if len(found) > MAX_FILES:
+      raise refuse(folder, "too many files", rule=f"at most {MAX_FILES:,}")
+    return sorted(found)
 
   def scan(directory: str, prefix: str) -> None:
     with os.scandir(directory) as entries:
@@ -101,7 +110,7 @@ def walk(folder: pathlib.Path) -> list[str]:
   return sorted(found)
 
 
-def contained(folder: pathlib.Path, relative: object, where: object) -> pathlib.Path:
+def contained(folder: Location, relative: object, where: object) -> Location:
   """Returns the path of what a checkpoint says lies in its folder.
 
   Args:
@@ -121,7 +130,7 @@ def contained(folder: pathlib.Path, relative: object, where: object) -> pathlib.
   for part in parts:
     path = path / part
     try:
-      is_link = path.is_symlink()
+      is_link = not is_remote(path) and path.is_symlink()
     except OSError as error:  # a name that is too long
       raise refuse(where, f"names {str(path)[:300]}: {error.strerror}") from error
     if is_link:

@@ -15,6 +15,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -22,6 +23,9 @@ import zstandard
 
 from switch_t5.interop import untrusted
 from switch_t5.interop.checkpoint import StoredArray
+from switch_t5.storage import kvstore, objects
+from switch_t5.storage.location import Location, is_remote
+from switch_t5.storage.retries import tensorstore_context
 
 METADATA = ".zarray"
 MAX_CHUNK_BYTES = 1 << 34
@@ -35,29 +39,30 @@ _DTYPES = {"<f2": "float16", "<f4": "float32", "<f8": "float64", "<i4": "int32",
 Get = Callable[[str, int], bytes]
 
 
-def open_folder(folder: pathlib.Path, name: str) -> StoredArray:
+def open_folder(folder: Location, name: str) -> StoredArray:
   """Opens an array that is a folder of files.
 
   Args:
     folder: of `.zarray` and the chunks.
     name: of the array, for messages.
   """
-  if not folder.is_dir():
+  if not is_remote(folder) and not folder.is_dir():
     raise untrusted.refuse(name, f"its folder {folder.name} is missing")
-  files = untrusted.walk(folder)
+  names = untrusted.walk(folder)
 
   def get(key: str, limit: int) -> bytes:
     return untrusted.read_bytes(folder / key, limit)
 
-  return open_array(name, files, get)
+  return open_array(name, names, get)
 
 
-def open_ocdbt(folder: pathlib.Path) -> dict[str, StoredArray]:
+def open_ocdbt(folder: Location) -> dict[str, StoredArray]:
   """Opens all arrays of an OCDBT database, by their name in it, e.g. `target.decoder.bias`."""
   check_files(folder)
   try:
-    spec = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder.absolute()}/"}}
-    store = ts.KvStore.open(spec).result()
+    context = ts.Context(tensorstore_context())
+    spec = {"driver": "ocdbt", "base": place(folder)}
+    store = ts.KvStore.open(spec, context=context).result()
     keys = [key.decode("utf-8", "backslashreplace") for key in store.list().result()]
   except (ValueError, OSError) as error:
     raise untrusted.refuse(folder, _first_line(error)) from error
@@ -78,14 +83,25 @@ def open_ocdbt(folder: pathlib.Path) -> dict[str, StoredArray]:
   }
 
 
-def check_files(folder: pathlib.Path) -> None:
+def place(folder: Location) -> dict[str, Any]:
+  """Returns where a folder is, for TensorStore."""
+  if not is_remote(folder):
+    return {"driver": "file", "path": f"{folder.absolute()}/"}
+  return kvstore.spec(f"{folder}/")
+
+
+def check_files(folder: Location) -> None:
   """Refuses a database with links, or with a file that is read without end or takes GBs of memory.
 
   TensorStore reads manifests, and nodes of any length, whole; keys that lead out of the folder it
   refuses itself.
   """
-  for name in untrusted.walk(folder):
-    path = folder / name
+  if is_remote(folder):
+    for name, size in objects.sizes(folder).items():
+      _check_size(folder / name, size)
+    return
+  for name in untrusted.walk(pathlib.Path(folder)):
+    path = pathlib.Path(folder / name)
     try:
       with path.open("rb") as file:
         status = os.fstat(file.fileno())
@@ -95,10 +111,12 @@ def check_files(folder: pathlib.Path) -> None:
           raise untrusted.refuse(path, f"{holes:,} of its {status.st_size:,} bytes are not there")
     except OSError as error:
       raise untrusted.refuse(path, str(error.strerror)) from error
-    if path.name.startswith("manifest.") and status.st_size > _MAX_MANIFEST_BYTES:
-      raise untrusted.refuse(
-        path, f"{status.st_size:,} bytes", rule=f"at most {_MAX_MANIFEST_BYTES:,} bytes"
-      )
+    _check_size(path, status.st_size)
+
+
+def _check_size(path: Location, size: int) -> None:
+  if path.name.startswith("manifest.") and size > _MAX_MANIFEST_BYTES:
+    raise untrusted.refuse(path, f"{size:,} bytes", rule=f"at most {_MAX_MANIFEST_BYTES:,} bytes")
 
 
 def open_array(name: str, keys: Iterable[str], get: Get) -> StoredArray:

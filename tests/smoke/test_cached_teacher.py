@@ -181,7 +181,7 @@ def test_with_dry_run_it_only_says_what_it_would_do_for_all_rows_of_the_run(fold
     (["--gin.cache_teacher.probs_dtype='int8'"], "float16, float32"),
     (["--gin.cache_teacher.num_rows=1000000000000000"], "does not fit the disk"),
     (["--gin.Distillation.teacher_cache=None"], "TEACHER_CACHE"),
-    (["--gin.Distillation.teacher_cache='gs://a/b'"], "mounted"),
+    (["--gin.Distillation.teacher_cache='hdfs://a/b'"], "hdfs://a/b"),
     (["--gin_bindings=train.distillation = None"], "TEACHER_PATH"),
   ],
 )

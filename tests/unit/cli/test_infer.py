@@ -242,7 +242,7 @@ def test_a_broken_json_line_is_named(run_dir, tmp_path, line):
     ({"INPUT_FILE": None}, "one of the two"),
     ({"TASK_FEATURE_LENGTHS": {"targets": 3}}, "TASK_FEATURE_LENGTHS"),
     ({"TASK_FEATURE_LENGTHS": {"inputs": 0}}, "TASK_FEATURE_LENGTHS"),
-    ({"OUTPUT_FILE": "gs://bucket/out.jsonl"}, "OUTPUT_FILE"),
+    ({"OUTPUT_FILE": "hdfs://cluster/out.jsonl"}, "hdfs://cluster/out.jsonl"),
     ({"BATCH_SIZE": 0}, "LoadConfig.batch_size"),
     ({"LoadConfig.dtype": "float16"}, "LoadConfig.dtype"),
   ],

@@ -89,9 +89,3 @@ def test_what_cannot_be_read_is_refused_with_a_way_round(make, said, tmp_path):
     detect.open_checkpoint(tmp_path / "given")
   assert said in str(error.value)
   assert str(tmp_path / "given") in str(error.value)
-
-
-def test_a_bucket_is_to_be_copied_first():
-  path = "gs://t5-data/pretrained_models/t5x/t5_1_1_small/checkpoint_1000000"
-  with pytest.raises(CheckpointError, match=f"gcloud storage cp -r {path}"):
-    detect.detect(path)
