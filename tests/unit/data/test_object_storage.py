@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import gzip
 import json
 import shutil
 import threading
 from pathlib import Path
 
+import flaky_proxy
 import numpy as np
+import object_stores
 import pytest
 
 from switch_t5 import errors
@@ -23,7 +27,7 @@ from switch_t5.data import (
   token_stream,
   vocabulary,
 )
-from switch_t5.storage import files, objects, transfers
+from switch_t5.storage import files, objects, retries, transfers
 from switch_t5.storage.location import location
 
 
@@ -184,3 +188,19 @@ def test_a_shard_has_no_name_before_it_is_whole(remote_prefix):
     raise RuntimeError
   assert not files.exists(path) and not temporary.exists()
   assert shards.write_pieces(path, [np.arange(5, dtype="<u2")]).size == files.size(path)
+
+
+def test_a_cache_is_written_and_copied_through_a_flaky_store(
+  gs_store, gs_prefix, fixture_task, fixture_cache, monkeypatch
+):
+  monkeypatch.setattr("gcsfs.retry.asyncio.sleep", functools.partial(asyncio.sleep, 0))
+  monkeypatch.setattr(retries, "FIRST_DELAY", 0.01)
+  rates = {flaky_proxy.REFUSED: 0.08, flaky_proxy.RESET: 0.08, flaky_proxy.LOST: 0.08}
+  with flaky_proxy.flaky(gs_store, seed=1, rates=rates) as proxy:
+    for name, value in object_stores.environment("gs", proxy.address).items():
+      monkeypatch.setenv(name, value)
+    directory = cache.cache_directory(gs_prefix, fixture_task)
+    cache.write_cache(fixture_task, directory, shard_documents=4)
+    copy = cache_copies.copy_cache(directory)
+  np.testing.assert_array_equal(_stream(copy), _stream(fixture_cache))
+  assert sum(proxy.happened[fault] for fault in rates) >= 5, proxy.happened

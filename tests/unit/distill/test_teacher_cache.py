@@ -13,6 +13,8 @@ from switch_t5.distill import teacher_cache
 from switch_t5.distill.teacher_cache import Contents, TeacherCache
 from switch_t5.distill.teacher_cache_writer import TeacherCacheWriter
 from switch_t5.errors import DataError
+from switch_t5.storage import objects
+from switch_t5.storage.location import location
 
 T, K, ROWS, SHARD = 3, 2, 10, 4
 IDENTITY = {
@@ -247,3 +249,33 @@ def test_no_cache_and_no_room_for_one_are_said(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(DataError, match="TEACHER_CACHE"):
     TeacherCacheWriter(tmp_path / "file" / "cache", CONTENTS).begin()
+
+
+def test_one_in_object_storage_is_the_same(remote_prefix, tmp_path):
+  directory = location(f"{remote_prefix}/cache")
+  writer = write(directory, numbers=[2])
+  assert [part.start for part in writer.missing(writer.parts(ROWS))] == [0, SHARD]
+  write(directory).finish()
+  write(tmp_path).finish()
+  for name in objects.sizes(directory):
+    assert objects.read(directory / name) == (tmp_path / name).read_bytes()
+  cache, local = TeacherCache(directory), TeacherCache(tmp_path)
+  assert cache.num_rows == ROWS
+  for numbers in (range(4), [7, 8, 9], [1, 9, 4]):
+    found, wanted = cache.read(numbers), local.read(numbers)
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_one_in_object_storage_is_verified_when_it_is_read(gs_prefix):
+  directory = location(f"{gs_prefix}/cache")
+  write(directory)
+  name = teacher_cache.shard_file(range(SHARD, 2 * SHARD))
+  content = bytearray(objects.read(directory / name))
+  content[0] ^= 1
+  objects.write(directory / name, bytes(content))
+  cache = TeacherCache(directory)
+  with pytest.raises(DataError, match=f"damaged(.|\n)*{directory / name}"):
+    cache.read(range(ROWS))
+  objects.write(directory / name, bytes(content)[:-1])
+  with pytest.raises(DataError, match=f"damaged(.|\n)*{directory / name}"):
+    TeacherCache(directory)

@@ -41,16 +41,16 @@ def wanted() -> StoredCheckpoint:
   return stored.checkpoint(model, adafactor=False)
 
 
-def test_one_of_ours_is_written_there_and_read_back_bit_for_bit(remote_prefix, wanted, tmp_path):
-  path = convert.import_checkpoint(wanted, location(f"{remote_prefix}/run"), "", stored.ignore)
+def test_one_of_ours_is_written_there_and_read_back_bit_for_bit(gs_prefix, wanted, tmp_path):
+  path = convert.import_checkpoint(wanted, location(f"{gs_prefix}/run"), "", stored.ignore)
   assert not verify_checkpoint(path)
-  found = detect.open_checkpoint(f"{remote_prefix}/run")
-  assert str(found.path) == str(path) == f"{remote_prefix}/run/checkpoints/checkpoint_{wanted.step}"
+  found = detect.open_checkpoint(f"{gs_prefix}/run")
+  assert str(found.path) == str(path) == f"{gs_prefix}/run/checkpoints/checkpoint_{wanted.step}"
   local = convert.import_checkpoint(wanted, tmp_path, "", stored.ignore)
   stored.assert_same(found, detect.open_checkpoint(local))
   assert SavedParameters(path).types == SavedParameters(local).types
   with pytest.raises(CheckpointError, match="something already"):
-    convert.import_checkpoint(wanted, location(f"{remote_prefix}/run"), "", stored.ignore)
+    convert.import_checkpoint(wanted, location(f"{gs_prefix}/run"), "", stored.ignore)
 
 
 def test_one_of_ours_that_is_damaged_is_refused(gs_prefix, wanted):
