@@ -106,7 +106,10 @@ def seal(directory: Location, step: int, state: dict[str, str], processes: int) 
         f"process {process} wrote its part elsewhere; all processes must share this directory"
       ) from error
     entries |= {file: FileEntry(*entry) for file, entry in part.items()}
-    objects.delete(path) if is_remote(path) else path.unlink()
+    if is_remote(path):
+      objects.delete(path)
+    else:
+      path.unlink()
   for file, size in _walk(directory):
     if file not in entries and file != UNFINISHED:
       entries[file] = _hash_durably(directory / file, size)
