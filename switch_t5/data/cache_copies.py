@@ -3,8 +3,8 @@
 
 A cache is copied whole before it is read. A host that reads 64 rows of 568 tokens a step would make
 64 requests of 1 kB a step at places that are as good as random: of C4, 350 GB, all hosts together 300
-million an epoch, each with 50 ms of waiting, a charge, and no hash to hold it against. A copy is 3,000
-requests a host for all of it, at the network's pace, each file held to its SHA-256.
+million an epoch, each with 50 ms of waiting, a charge, and no hash to hold it against. A copy is some
+requests for each of 2,900 files, at the network's pace, and each file is held to its SHA-256.
 
 Copies are made once on a host, by the first process that asks; they stay for later runs. They lie in
 `~/.cache/switch_t5/copies` or `$XDG_CACHE_HOME/switch_t5/copies`, and whoever deletes them loses time.
