@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from switch_t5.errors import SwitchT5Error
+from switch_t5.errors import ConfigError, SwitchT5Error
 from switch_t5.metrics.writer import (
   EVENTS_DIRECTORY,
   METRICS_FILE,
@@ -51,6 +51,7 @@ class StoredMetricsWriter:
       model_dir: MODEL_DIR.
 
     Raises:
+      ConfigError: if this machine has no place for a spool.
       StorageError: if the store refuses or fails.
     """
     spool = _spool(model_dir)
@@ -160,5 +161,13 @@ def _spool(model_dir: Location) -> Path:
   cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
   name = hashlib.sha256(str(model_dir).rstrip("/").encode()).hexdigest()[:16]
   folder = cache / "switch_t5" / "spool" / name
-  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ConfigError(
+      f"There is no place for metrics on this machine: {error.strerror}.",
+      value=folder,
+      rule="lines are written here, and put into MODEL_DIR from here",
+      remedy="XDG_CACHE_HOME=FOLDER, one that may be written to",
+    ) from error
   return folder

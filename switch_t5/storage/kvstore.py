@@ -70,7 +70,8 @@ class ConditionalObject:
     try:
       return call().result(timeout=self._seconds)
     except Exception as error:
-      # It says so if it has repeated the request.
-      repeated = isinstance(error, TimeoutError) or "retry attempts" in str(error)
-      attempts = retries.ATTEMPTS if repeated else 1
+      if isinstance(error, TimeoutError):
+        error, attempts = TimeoutError("no answer in this time"), f"up to {retries.ATTEMPTS}"
+      else:  # it says so if it has repeated the request
+        attempts = str(retries.ATTEMPTS if "retry attempts" in str(error) else 1)
       raise failure(self._path, attempts, time.monotonic() - started, error) from error

@@ -47,7 +47,9 @@ def retried(path: object, call: Callable[[], T]) -> T:
   raise AssertionError
 
 
-def failure(path: object, attempts: int, seconds: float, error: BaseException) -> StorageError:
+def failure(
+  path: object, attempts: int | str, seconds: float, error: BaseException
+) -> StorageError:
   """Returns the error that ends a run: the object, how often and how long it was tried."""
   if isinstance(error, StorageError):
     return error

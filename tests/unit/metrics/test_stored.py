@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from switch_t5.errors import StorageError
+from switch_t5.errors import ConfigError, StorageError
 from switch_t5.metrics import stored
 from switch_t5.metrics.stored import StoredMetricsWriter, open_writer
 from switch_t5.metrics.writer import METRICS_FILE, read_metrics
@@ -118,3 +118,10 @@ def test_a_store_that_fails_is_told_by_the_next_line_and_nothing_is_lost_here(
     writer.close()
   (lines,) = spool.rglob(METRICS_FILE)
   assert json.loads(lines.read_text().splitlines()[0])["step"] == 0
+
+
+def test_a_machine_without_a_place_for_the_spool_is_told(gs_prefix, tmp_path, monkeypatch):
+  (tmp_path / "file").write_text("")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+  with pytest.raises(ConfigError, match="XDG_CACHE_HOME"):
+    StoredMetricsWriter(location(gs_prefix))
