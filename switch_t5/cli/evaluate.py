@@ -24,6 +24,7 @@ from switch_t5.cli.task_evaluation import TaskEvaluator, table, write_answers
 from switch_t5.cli.train_config import ALL, BEST, EvalConfig, TrainConfig
 from switch_t5.errors import CheckpointError, ConfigError
 from switch_t5.interop.initial import open_parameters
+from switch_t5.metrics.stored import StoredMetricsWriter, open_writer
 from switch_t5.metrics.writer import MetricsWriter
 from switch_t5.storage import files
 from switch_t5.storage.location import Location, location
@@ -175,7 +176,7 @@ class Evaluation:
         value="evaluate.held_out = False, train.task_evaluation = None",
         rule="the cross-entropy of the validation split, or tasks, or both",
       )
-    self._writer: MetricsWriter | None = None
+    self._writer: MetricsWriter | StoredMetricsWriter | None = None
 
   def measure(self, found: Found) -> dict[str, Any]:
     """Returns the metrics of a checkpoint by public name; says and writes them."""
@@ -208,7 +209,7 @@ class Evaluation:
       folder = self._directory / _EVENTS
       try:
         files.make_directory(folder)
-        self._writer = MetricsWriter(folder)
+        self._writer = open_writer(folder)
       except OSError as error:
         raise ConfigError(
           "The results cannot be written.",

@@ -27,6 +27,7 @@ from switch_t5.data import (
   token_stream,
   vocabulary,
 )
+from switch_t5.data.downstream import superglue_data
 from switch_t5.storage import files, objects, retries, transfers
 from switch_t5.storage.location import location
 
@@ -204,3 +205,12 @@ def test_a_cache_is_written_and_copied_through_a_flaky_store(
     copy = cache_copies.copy_cache(directory)
   np.testing.assert_array_equal(_stream(copy), _stream(fixture_cache))
   assert sum(proxy.happened[fault] for fault in rates) >= 5, proxy.happened
+
+
+def test_a_data_set_s_own_files_are_copied(gs_prefix):
+  row = {"question": "is it", "passage": "It is.", "idx": 0, "label": True}
+  objects.write(location(f"{gs_prefix}/BoolQ/train.jsonl"), json.dumps(row).encode())
+  names = superglue_data.BOOLQ.files.values()
+  folder = file_copies.copy_folder(location(f"{gs_prefix}/BoolQ"), names)
+  assert [path.name for path in folder.iterdir()] == ["train.jsonl"]
+  assert superglue_data.BOOLQ.examples(folder, "train") == [row | {"label": 1}]
