@@ -133,7 +133,9 @@ def _restore(path: Location, like: dict[tuple[str, ...], Any]) -> dict[tuple[str
   item = tree.nested(like)
   restore_args = ocp.checkpoint_utils.construct_restore_args(item)
   arguments = RestoreState(item=item, restore_args=restore_args, partial_restore=True)
-  with ocp.Checkpointer(StateHandler()) as checkpointer:
+  # The manifest has said that it is whole: Orbax is not to look for a mark of its own on gs://.
+  finished = ocp.path.atomicity.AtomicRenameTemporaryPath
+  with ocp.Checkpointer(StateHandler(), temporary_path_class=finished) as checkpointer:
     return tree.leaves_by_path(checkpointer.restore(path, args=arguments))
 
 

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from switch_t5.checkpoint.best import read_best
@@ -17,6 +16,8 @@ from switch_t5.interop import detect, own
 from switch_t5.interop.checkpoint import StoredCheckpoint
 from switch_t5.metrics.writer import METRICS_FILE, read_metrics
 from switch_t5.model.config import ModelConfig
+from switch_t5.storage import files
+from switch_t5.storage.location import Location
 
 PAGE, DATA = "README.md", "model_card.json"
 _EVALUATED = "eval/"
@@ -50,8 +51,8 @@ def card(source: StoredCheckpoint, model: ModelConfig, parameters: int) -> dict[
   if best is not None and best.step == source.step:
     found["best"] = best._asdict()
   config = source.path / CONFIG
-  if config.is_file():
-    found["settings"] = config.read_text(encoding="utf-8", errors="replace")
+  if files.is_file(config):
+    found["settings"] = files.read(config).decode("utf-8", errors="replace")
   return found
 
 
@@ -99,17 +100,17 @@ def _longest_fence(text: str) -> int:
   return max(map(len, re.findall("`+", text)), default=0)
 
 
-def _start(model_dir: Path, step: int) -> dict[str, Any] | None:
+def _start(model_dir: Location, step: int) -> dict[str, Any] | None:
   """Returns the start of the run that led to a step; None if the run's record does not say."""
   try:
-    starts = json.loads((model_dir / "run.json").read_text(encoding="utf-8"))["starts"]
+    starts = json.loads(files.read(model_dir / "run.json"))["starts"]
     before = [start for start in starts if int(start["step"]) <= step]
     return dict(before[-1]) if before else None
   except (OSError, ValueError, KeyError, TypeError):
     return None
 
 
-def _scores(model_dir: Path, step: int) -> dict[str, float]:
+def _scores(model_dir: Location, step: int) -> dict[str, float]:
   """Returns the last evaluation up to a step, and the step that it is of."""
   try:
     rows = read_metrics(model_dir / METRICS_FILE)
