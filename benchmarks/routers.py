@@ -31,6 +31,7 @@ from benchmarks.torch_layer import CAPACITY_FACTOR, D_FF, D_MODEL, GROUPS, TOKEN
 from switch_t5.layers.feed_forward import FeedForward
 from switch_t5.layers.moe.experts import AttentionExperts, Experts
 from switch_t5.layers.moe.switch_layer import SwitchLayer
+from switch_t5.layers.row_key import RowKey
 from switch_t5.model.router_config import RouterConfig
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 
@@ -129,7 +130,7 @@ def train_program(variant: Variant, num_experts: int) -> Callable[[], object]:
     return total + ((shared(x, GROUPS) * x).sum() if variant.shared else 0.0)
 
   step = jax.jit(jax.grad(loss, argnums=(0, 1)))
-  key = jax.random.key(0)
+  key = RowKey(jax.random.key(0))
   return lambda: step(params, x, key)
 
 

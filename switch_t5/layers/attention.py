@@ -9,8 +9,9 @@ from flax import nnx
 
 from switch_t5.layers.dense import Dense
 from switch_t5.layers.dropout import dropout
+from switch_t5.layers.row_key import RowKey
 from switch_t5.sharding.annotate import constrain
-from switch_t5.types import Array, DType, PRNGKey
+from switch_t5.types import Array, DType
 
 MASKED_LOGIT = -1e10
 
@@ -57,7 +58,7 @@ class Attention(nnx.Module):
     memory: Array,
     mask: Array,
     bias: Array | None = None,
-    key: PRNGKey | None = None,
+    key: RowKey | None = None,
   ) -> Array:
     """Attends.
 
@@ -94,7 +95,7 @@ def attend(
   *,
   num_heads: int,
   dropout_rate: float,
-  dropout_key: PRNGKey | None,
+  dropout_key: RowKey | None,
   recompute: bool = False,
 ) -> Array:
   """Returns each query's mean of the values, [B * Q, H * k]; the softmax is float32.

@@ -8,7 +8,8 @@ from flax import nnx
 from switch_t5.layers.activations import activate, projection_names
 from switch_t5.layers.dense import Dense
 from switch_t5.layers.dropout import dropout_tokens
-from switch_t5.types import Array, DType, PRNGKey
+from switch_t5.layers.row_key import RowKey
+from switch_t5.types import Array, DType
 
 
 class FeedForward(nnx.Module):
@@ -41,7 +42,7 @@ class FeedForward(nnx.Module):
     self.wo = Dense(d_ff, d_model, axes=("mlp", "embed"), scale=scale, dtype=dtype, rngs=rngs)
     self.activations, self.dropout_rate = activations, dropout_rate
 
-  def __call__(self, x: Array, batch_size: int, key: PRNGKey | None = None) -> Array:
+  def __call__(self, x: Array, batch_size: int, key: RowKey | None = None) -> Array:
     """Maps [batch_size * length, d] to the same shape."""
     projected = [getattr(self, name)(x) for name in projection_names(self.activations)]
     hidden = activate(projected, self.activations)

@@ -25,9 +25,10 @@ from switch_t5.layers.moe.routing import Router
 from switch_t5.layers.moe.switch_attention import SwitchAttention
 from switch_t5.layers.moe.switch_layer import SwitchLayer
 from switch_t5.layers.norm import LayerNorm
+from switch_t5.layers.row_key import RowKey, split_key
 from switch_t5.model.config import ModelConfig
 from switch_t5.sharding.annotate import constrain
-from switch_t5.types import Array, PRNGKey
+from switch_t5.types import Array
 
 
 class Memory(NamedTuple):
@@ -200,7 +201,7 @@ class Layer(nnx.Module):
     x: Array,
     inputs: StackInputs,
     capacity_factor: float | None,
-    key: PRNGKey | None,
+    key: RowKey | None,
   ) -> tuple[Array, list[RouterReport]]:
     """Returns self-attention of normed x, and what its router reports, if it has one."""
     if isinstance(attention, Attention):
@@ -233,7 +234,7 @@ class Layer(nnx.Module):
       )
       reports.append(report)
       if self.has_shared_experts:
-        shared_key = None if keys[0] is None else jax.random.fold_in(keys[0], 1)
+        shared_key = None if keys[0] is None else keys[0].fold_in(2)
         y = y + self.shared_mlp(normed, batch_size, shared_key)
     else:
       y = self.mlp(normed, batch_size, keys[0])
@@ -249,7 +250,7 @@ class EncoderLayer(Layer):
     self.attention = self.make_self_attention(config, "encoder", sparse, rngs)
 
   def __call__(
-    self, x: Array, inputs: StackInputs, capacity_factor: float | None, key: PRNGKey | None
+    self, x: Array, inputs: StackInputs, capacity_factor: float | None, key: RowKey | None
   ) -> tuple[Array, list[RouterReport]]:
     """Maps [B * S, d] to the same shape and the reports of its routers."""
     keys = split_key(key, 4)
@@ -271,7 +272,7 @@ class DecoderLayer(Layer):
     self.encoder_decoder_attention = make_attention(config, rngs)
 
   def __call__(
-    self, x: Array, inputs: StackInputs, capacity_factor: float | None, key: PRNGKey | None
+    self, x: Array, inputs: StackInputs, capacity_factor: float | None, key: RowKey | None
   ) -> tuple[Array, list[RouterReport]]:
     """Maps [B * T, d] to the same shape and the reports of its routers."""
     keys = split_key(key, 6)
@@ -340,7 +341,7 @@ class Block(nnx.Module):
       setattr(self, f"layers_{i}", layer(config, sparse, rngs))
 
   def __call__(
-    self, x: Array, inputs: StackInputs, capacity_factor: float | None, key: PRNGKey | None
+    self, x: Array, inputs: StackInputs, capacity_factor: float | None, key: RowKey | None
   ) -> tuple[Array, RouterReport | None]:
     """Maps [B * L, d] to the same shape, and its routers' reports with a leading axis over them.
 
@@ -354,7 +355,7 @@ class Block(nnx.Module):
 
 
 def add_sublayer(
-  x: Array, y: Array, dropout_rate: float, key: PRNGKey | None, batch_size: int
+  x: Array, y: Array, dropout_rate: float, key: RowKey | None, batch_size: int
 ) -> Array:
   """Returns x + dropout(y), [tokens, d], the residual stream.
 
@@ -363,8 +364,3 @@ def add_sublayer(
   """
   y = constrain(y, "batch", "embed")
   return constrain(x + dropout_tokens(y, dropout_rate, key, batch_size), "batch", "embed")
-
-
-def split_key(key: PRNGKey | None, num: int) -> tuple[PRNGKey | None, ...]:
-  """Returns `num` keys, or that many None."""
-  return (None,) * num if key is None else tuple(jax.random.split(key, num))

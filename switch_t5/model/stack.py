@@ -17,10 +17,11 @@ from switch_t5.layers.moe.router_statistics import RouterReport
 from switch_t5.layers.moe.switch_layer import SAVED_NAMES
 from switch_t5.layers.norm import LayerNorm
 from switch_t5.layers.relative_position import RelativePositionBias
+from switch_t5.layers.row_key import RowKey, split_key, stack_keys
 from switch_t5.model.blocks import Block, Layer, Memory, StackInputs
 from switch_t5.model.config import ModelConfig
 from switch_t5.sharding.annotate import batch_shards, prepend_axis
-from switch_t5.types import Array, PRNGKey
+from switch_t5.types import Array
 
 
 def run_name(index: int) -> str:
@@ -50,7 +51,7 @@ def scan_blocks(
   *,
   repeats: int,
   capacity_factor: float | None,
-  keys: PRNGKey | None,
+  keys: RowKey | None,
   unroll: int,
   remat: str,
 ) -> tuple[Array, RouterReport | None]:
@@ -108,7 +109,7 @@ class Stack(nnx.Module):
     self_mask: Array,
     *,
     capacity_factor: float | None,
-    key: PRNGKey | None,
+    key: RowKey | None,
     memory: Memory | None = None,
   ) -> tuple[Array, RouterReport]:
     """Runs the stack.
@@ -126,7 +127,7 @@ class Stack(nnx.Module):
       [B * L, d], and a report with a leading axis over the stack's routers (may be empty).
     """
     batch_size, length = token_mask.shape
-    before_key, blocks_key, after_key = (None,) * 3 if key is None else jax.random.split(key, 3)
+    before_key, blocks_key, after_key = split_key(key, 3)
     bias = self.relpos_bias(length, batch_shards())
     inputs = StackInputs(token_ids, token_mask, self_mask, bias, memory)
     x = dropout_tokens(x, self.dropout_rate, before_key, batch_size)
@@ -152,10 +153,10 @@ class Stack(nnx.Module):
     return layers
 
   def _scan_runs(
-    self, x: Array, inputs: StackInputs, capacity_factor: float | None, key: PRNGKey | None
+    self, x: Array, inputs: StackInputs, capacity_factor: float | None, key: RowKey | None
   ) -> tuple[Array, RouterReport]:
     """Runs x through all blocks; the reports are in the order of the routers."""
-    keys = None if key is None else jax.random.split(key, sum(self.repeats))
+    keys = None if key is None else key.split(sum(self.repeats))
     reports, start = [], 0
     for i, repeats in enumerate(self.repeats):
       x, report = scan_blocks(
@@ -164,7 +165,7 @@ class Stack(nnx.Module):
         inputs,
         repeats=repeats,
         capacity_factor=capacity_factor,
-        keys=None if keys is None else keys[start : start + repeats],
+        keys=None if keys is None else stack_keys(keys[start : start + repeats]),
         unroll=self.scan_unroll,
         remat=self.remat,
       )

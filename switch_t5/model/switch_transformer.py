@@ -13,11 +13,12 @@ from switch_t5 import batch as features
 from switch_t5.layers.embedding import Embedding, LogitsDense
 from switch_t5.layers.masks import causal_mask, segment_mask
 from switch_t5.layers.moe.router_statistics import RouterReport
+from switch_t5.layers.row_key import RowKey, split_key
 from switch_t5.model.blocks import Memory
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.stack import Stack
 from switch_t5.sharding.annotate import constrain
-from switch_t5.types import Array, DeviceBatch, PRNGKey
+from switch_t5.types import Array, DeviceBatch
 
 
 class ModelOutput(NamedTuple):
@@ -59,7 +60,7 @@ class SwitchTransformer(nnx.Module):
     segment_ids: Array,
     *,
     capacity_factor: float | None,
-    key: PRNGKey | None = None,
+    key: RowKey | None = None,
   ) -> tuple[Array, RouterReport]:
     """Encodes.
 
@@ -91,7 +92,7 @@ class SwitchTransformer(nnx.Module):
     segment_ids: Array,
     *,
     capacity_factor: float | None,
-    key: PRNGKey | None = None,
+    key: RowKey | None = None,
   ) -> ModelOutput:
     """Decodes all positions at once (teacher forcing).
 
@@ -120,10 +121,10 @@ class SwitchTransformer(nnx.Module):
     return ModelOutput(self.logits(x), report)
 
   def __call__(
-    self, batch: DeviceBatch, *, capacity_factor: float | None, key: PRNGKey | None = None
+    self, batch: DeviceBatch, *, capacity_factor: float | None, key: RowKey | None = None
   ) -> ModelOutput:
     """Runs a batch of `switch_t5.batch` ([B, length] features) through encoder and decoder."""
-    encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
+    encoder_key, decoder_key = split_key(key, 2)
     encoder_segment_ids = batch[features.ENCODER_SEGMENT_IDS]
     encoded, encoder_report = self.encode(
       batch[features.ENCODER_INPUT_TOKENS],

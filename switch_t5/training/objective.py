@@ -9,11 +9,12 @@ from typing import Protocol
 import jax.numpy as jnp
 
 from switch_t5 import batch as features
+from switch_t5.layers.row_key import RowKey
 from switch_t5.losses.normalization import loss_normalizer, token_loss_weights
 from switch_t5.losses.objective import LossConfig, SoftLosses, total_loss
 from switch_t5.metrics.train_metrics import MetricSums
 from switch_t5.model.switch_transformer import SwitchTransformer
-from switch_t5.types import Array, DeviceBatch, PRNGKey, PyTree
+from switch_t5.types import Array, DeviceBatch, PyTree
 
 
 class SoftTargets(Protocol):
@@ -56,7 +57,7 @@ class CrossEntropyObjective:
     model: SwitchTransformer,
     microbatch: DeviceBatch,
     *,
-    key: PRNGKey | None,
+    key: RowKey | None,
     normalizer: Array,
     microbatch_fraction: float,
     frozen: PyTree = None,

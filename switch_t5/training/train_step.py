@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from switch_t5.layers.row_key import RowKey
 from switch_t5.metrics.train_metrics import MetricSums, StepMetrics
 from switch_t5.model.definition import ModelDefinition
 from switch_t5.model.switch_transformer import SwitchTransformer
@@ -33,7 +34,7 @@ class Objective(Protocol):
     model: SwitchTransformer,
     microbatch: DeviceBatch,
     *,
-    key: PRNGKey | None,
+    key: RowKey | None,
     normalizer: Array,
     microbatch_fraction: float,
     frozen: PyTree = None,
@@ -121,12 +122,14 @@ def accumulate_gradients(
     trained = jax.tree.map(lambda _: True, params)
   layout = select(layout, trained)
 
-  def microbatch_gradients(index: Array | int, microbatch: DeviceBatch):
+  rows = next(iter(batch.values())).shape[1]
+
+  def microbatch_gradients(index: Array, microbatch: DeviceBatch):
     def loss_and_sums(selected: PyTree):
       return objective(
         definition.build(merge(selected, params)),
         microbatch,
-        key=jax.random.fold_in(key, index),
+        key=RowKey(key, index * rows),
         normalizer=normalizer,
         microbatch_fraction=1.0 / num_microbatches,
         frozen=frozen,
@@ -141,9 +144,9 @@ def accumulate_gradients(
 
   first = jax.tree.map(lambda x: x[0], batch)
   if num_microbatches == 1:
-    grads, sums = microbatch_gradients(0, first)
+    grads, sums = microbatch_gradients(jnp.int32(0), first)
   else:
-    shapes = jax.eval_shape(microbatch_gradients, 0, first)
+    shapes = jax.eval_shape(microbatch_gradients, jnp.int32(0), first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     grads, sums = jax.lax.scan(add, zeros, (jnp.arange(num_microbatches), batch))[0]
   return merge(grads, jax.tree.map(jnp.zeros_like, params)), sums

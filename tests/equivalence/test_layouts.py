@@ -45,10 +45,20 @@ def test_accumulated_gradients_of_split_parameters_are_those_of_the_batch(train,
   assert_same_step(train((2, 2, 1), num_microbatches=2, parameter_sharding="fsdp"), train())
 
 
-def test_dropout_and_jitter_do_not_depend_on_the_mesh(train, assert_same_step):
+def test_dropout_and_jitter_depend_neither_on_the_mesh_nor_on_microbatches(train, assert_same_step):
   noise = {"dropout_rate": 0.1, "expert_dropout_rate": 0.4}
   noise["encoder_router"] = RouterConfig(jitter_noise=0.05)
   # One sparse encoder layer and one dense decoder layer have every kind of noise.
   small = {"num_encoder_layers": 1, "num_encoder_sparse_layers": 1, "num_decoder_sparse_layers": 0}
   noisy = train(**small, **noise)
   assert_same_step(train((2, 2, 2), **small, **noise), noisy)
+  assert_same_step(train((2, 1, 2), num_microbatches=2, **small, **noise), noisy)
+
+
+def test_the_noise_of_random_routing_without_capacity_does_not_depend_on_microbatches(
+  train, assert_same_step
+):
+  given = {"num_encoder_layers": 1, "num_encoder_sparse_layers": 1, "num_decoder_sparse_layers": 0}
+  given |= {"expert_dropout_rate": 0.4, "train_capacity_factor": None}
+  given["encoder_router"] = RouterConfig(kind="random")
+  assert_same_step(train((2, 2, 1), num_microbatches=2, **given), train(**given))

@@ -22,8 +22,9 @@ from switch_t5.layers.moe.routers.scores import as_distribution, router_scores
 from switch_t5.layers.moe.routers.second_place import second_place
 from switch_t5.layers.moe.routers.top_k import renormalized, top_k
 from switch_t5.layers.moe.routing import Routed, RouterTokens
+from switch_t5.layers.row_key import RowKey
 from switch_t5.sharding.annotate import gathered, param
-from switch_t5.types import Array, PRNGKey, PyTree
+from switch_t5.types import Array, PyTree
 
 
 class RouterWeights(nnx.Module):
@@ -60,10 +61,10 @@ class ScoringRouter(nnx.Module):
     self.num_experts, self.scores = num_experts, scores
     self.jitter_noise, self.input_dropout_rate = jitter_noise, input_dropout_rate
 
-  def noisy_input(self, x: Array, key: PRNGKey | None) -> Array:
-    """Returns float32 x [tokens, d], with noise if there is a key."""
-    x = jitter(x, self.jitter_noise, key)
-    return input_dropout(x, self.input_dropout_rate, key)
+  def noisy_input(self, x: Array, key: RowKey | None, batch_size: int) -> Array:
+    """Returns float32 x [batch_size * L, d], with noise if there is a key."""
+    x = jitter(x, self.jitter_noise, key, batch_size)
+    return input_dropout(x, self.input_dropout_rate, key, batch_size)
 
   @property
   def kernel(self) -> Array:
@@ -213,7 +214,7 @@ class ControlRouter(nnx.Module):
   def __init__(self, num_experts: int, kind: str):
     self.num_experts, self.kind = num_experts, kind
 
-  def noisy_input(self, x: Array, key: PRNGKey | None) -> None:
+  def noisy_input(self, x: Array, key: RowKey | None, batch_size: int) -> None:
     """It reads no activation."""
 
   def weights(self) -> PyTree:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from switch_t5.layers.moe.dispatch import DispatchPlan
 from switch_t5.layers.moe.routers.expert_choice import ExpertChoice
+from switch_t5.layers.row_key import RowKey
 from switch_t5.types import Array, PRNGKey, PyTree
 
 
@@ -80,8 +81,8 @@ class Router(Protocol):
   balances: bool  # whether a load-balance loss has something to act on
   depends_on_group: bool  # whether a token's experts follow from its group, also without capacity
 
-  def noisy_input(self, x: Array, key: PRNGKey | None) -> Array | None:
-    """Returns what the router reads of x [tokens, d], with its noise of training."""
+  def noisy_input(self, x: Array, key: RowKey | None, batch_size: int) -> Array | None:
+    """Returns what the router reads of x [batch_size * L, d], with its noise of training."""
 
   def weights(self) -> PyTree:
     """Returns the arrays that `__call__` takes back, whole on every device."""

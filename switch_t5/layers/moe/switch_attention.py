@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import jax
 from flax import nnx
 
 from switch_t5.layers.attention import attend
@@ -11,7 +10,8 @@ from switch_t5.layers.cached_attention import CachedStep, KeyValues, attend_cach
 from switch_t5.layers.dense import Dense
 from switch_t5.layers.moe.router_statistics import RouterReport
 from switch_t5.layers.moe.switch_layer import SwitchLayer
-from switch_t5.types import Array, DType, PRNGKey
+from switch_t5.layers.row_key import RowKey, split_key
+from switch_t5.types import Array, DType
 
 
 class SwitchAttention(nnx.Module):
@@ -57,7 +57,7 @@ class SwitchAttention(nnx.Module):
     token_mask: Array,
     token_ids: Array | None,
     capacity_factor: float | None,
-    key: PRNGKey | None,
+    key: RowKey | None,
   ) -> tuple[Array, RouterReport]:
     """Attends.
 
@@ -70,7 +70,7 @@ class SwitchAttention(nnx.Module):
     Returns:
       [B * L, d] and the router's report.
     """
-    routing_key, dropout_key = (None, None) if key is None else jax.random.split(key)
+    routing_key, dropout_key = split_key(key, 2)
     (query, key_value), report = self.projections(
       x, token_mask, capacity_factor=capacity_factor, token_ids=token_ids, key=routing_key
     )

@@ -44,6 +44,7 @@ from switch_t5.layers.moe.routers.expert_choice import (
   scatter_outputs,
 )
 from switch_t5.layers.moe.routing import Router, RouterTokens
+from switch_t5.layers.row_key import RowKey, split_key
 from switch_t5.sharding.mesh import DATA, EXPERT, MODEL
 from switch_t5.sharding.rules import RULES
 from switch_t5.types import Array, DType, PRNGKey, PyTree
@@ -88,7 +89,7 @@ class SwitchLayer(nnx.Module):
     capacity_factor: float | None,
     token_ids: Array | None = None,
     positions: Array | None = None,
-    key: PRNGKey | None = None,
+    key: RowKey | None = None,
   ) -> tuple[PyTree, RouterReport]:
     """Routes, dispatches, applies the experts and combines. Needs a mesh (jax.set_mesh).
 
@@ -105,9 +106,9 @@ class SwitchLayer(nnx.Module):
       [B * L, d], or what the experts' `outputs` makes of it, zeros for dropped tokens; and the
       router's report over all groups.
     """
-    noise_key, dropout_key = (None, None) if key is None else jax.random.split(key)
+    noise_key, dropout_key = split_key(key, 2)
     # Drawn outside the manual region, so that the noise does not depend on the mesh.
-    router_inputs = self.router.noisy_input(x, noise_key)
+    router_inputs = self.router.noisy_input(x, noise_key, mask.shape[0])
     x = x.astype(self.dtype)
     if self.expert.dropout_rate == 0.0:
       dropout_key = None
@@ -172,39 +173,48 @@ class SwitchLayer(nnx.Module):
       token_ids=None if token_ids is None else token_ids.reshape(groups, -1),
       positions=positions.reshape(groups, -1),
       mask=mask.reshape(groups, -1),
-      keys=group_keys(noise_key, groups),
+      keys=group_keys(noise_key, groups, sequences_per_group),
     )
     routed = self.router(tokens, weights, capacity)
     if jax.lax.axis_size(DATA) > 1:
       # The experts' gradients are summed over data by the transpose of these casts.
       kernels = jax.tree.map(partial(jax.lax.pcast, axis_name=DATA, to="varying"), kernels)
+    first_group = 0 if dropout_key is None else dropout_key.first_row // sequences_per_group
+    through_buffers = partial(
+      self._through_buffers, dropout_key=dropout_key, groups=groups, first_group=first_group
+    )
     if isinstance(routed.plan, ExpertChoice):
       buffer = gather_tokens(x, routed.plan)
-      buffer = self._through_buffers(buffer, kernels, dropout_key, groups)
+      buffer = through_buffers(buffer, kernels)
       y = scatter_outputs(buffer, routed.plan, mask.size)
     else:
       buffer = dispatch(x, routed.plan)
       if routed.group_sizes is None:
-        buffer = self._through_buffers(buffer, kernels, dropout_key, groups)
+        buffer = through_buffers(buffer, kernels)
       else:
         choices = routed.plan.choice_of_slot
-        buffer = self._through_rows(buffer, kernels, dropout_key, routed.group_sizes, choices)
+        first_choice = (
+          0 if dropout_key is None else dropout_key.first_row * (choices.size // mask.shape[0])
+        )
+        buffer = self._through_rows(
+          buffer, kernels, dropout_key, routed.group_sizes, choices, first_choice
+        )
       assert routed.gate is not None  # tokens chose
       y = combine(buffer, routed.plan, routed.gate)
     return self.expert.outputs(y), routed.counts
 
-  def _through_buffers(self, buffer, kernels, dropout_key, groups):
+  def _through_buffers(self, buffer, kernels, *, dropout_key, groups, first_group):
     """Maps [E * G * C, d/m] to the experts' outputs, by way of the devices that hold them."""
     to_experts = partial(jax.lax.all_to_all, axis_name=EXPERT, tiled=True)
     buffer = buffer.reshape(self.router.num_experts, -1, buffer.shape[-1])
     buffer = to_experts(buffer, split_axis=0, concat_axis=1)
     num_experts = buffer.shape[0]
     sources = jax.lax.axis_size(EXPERT)  # rows come from all devices along the expert axis
-    first_group = jax.lax.axis_index(DATA) * sources * groups
+    first_group += jax.lax.axis_index(DATA) * sources * groups
     dropout = partial(
       expert_dropout,
       rate=self.expert.dropout_rate,
-      key=dropout_key,
+      key=None if dropout_key is None else dropout_key.key,
       expert_ids=jax.lax.axis_index(EXPERT) * num_experts + jnp.arange(num_experts),
       group_ids=first_group + jnp.arange(sources * groups),
     )
@@ -213,16 +223,17 @@ class SwitchLayer(nnx.Module):
     outputs = checkpoint_name(outputs, "expert_outputs")
     return outputs.reshape(-1, outputs.shape[-1])
 
-  def _through_rows(self, rows, kernels, dropout_key, group_sizes, choices):
+  def _through_rows(self, rows, kernels, dropout_key, group_sizes, choices, first_choice):
     """The same for [T * k, d/m], rows of the choices sorted by expert."""
-    ids = batch_index() * choices.size + choices
+    ids = first_choice + batch_index() * choices.size + choices
     route = None
     if jax.lax.axis_size(EXPERT) > 1:
       route = dropless.plan_route(group_sizes, choices.size)
       rows, group_sizes = dropless.send(rows, route), route.group_sizes
       if dropout_key is not None:
         ids = dropless.send(ids[:, None], route)[:, 0]
-    dropout = partial(row_dropout, rate=self.expert.dropout_rate, key=dropout_key, row_ids=ids)
+    key = None if dropout_key is None else dropout_key.key
+    dropout = partial(row_dropout, rate=self.expert.dropout_rate, key=key, row_ids=ids)
     matmul = partial(grouped_matmul, group_sizes=group_sizes)
     outputs = self._apply_experts(rows, kernels, matmul, dropout)
     outputs = outputs if route is None else dropless.send_back(outputs, route)
@@ -248,10 +259,11 @@ def batch_index() -> Array:
   return jax.lax.axis_index(DATA) * jax.lax.axis_size(EXPERT) + jax.lax.axis_index(EXPERT)
 
 
-def group_keys(key: PRNGKey | None, groups: int) -> PRNGKey | None:
-  """Returns a key for each of this device's groups, folded from the group's global number."""
+def group_keys(key: RowKey | None, groups: int, sequences_per_group: int) -> PRNGKey | None:
+  """Returns a key for each of this device's groups, folded from its number in the whole batch."""
   if key is None:
     return None
-  ids = batch_index() * groups + jnp.arange(groups)
+  first_group = key.first_row // sequences_per_group
+  ids = first_group + batch_index() * groups + jnp.arange(groups)
   # Another stream than what is drawn outside the manual region.
-  return jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 1)))(ids)
+  return jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key.key, 1)))(ids)

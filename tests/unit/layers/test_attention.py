@@ -11,6 +11,7 @@ from flax import nnx
 
 from switch_t5.layers.attention import Attention
 from switch_t5.layers.masks import causal_mask, segment_mask
+from switch_t5.layers.row_key import RowKey
 
 BATCH, QUERIES, KEYS, WIDTH, HEADS, HEAD_SIZE = 2, 5, 7, 12, 3, 4
 
@@ -89,7 +90,7 @@ def test_one_dropout_mask_is_drawn_for_all_queries(attention):
   x, memory, mask, bias = make_inputs()
   x[:], mask[:], bias[:] = x[:, :1], True, 0.0  # all queries alike
   arguments = as_arguments(x, memory, mask, bias)
-  dropped = np.asarray(make_attention(0.5)(*arguments, key=jax.random.key(0)))
+  dropped = np.asarray(make_attention(0.5)(*arguments, key=RowKey(jax.random.key(0))))
   by_query = dropped.reshape(BATCH, QUERIES, WIDTH)
   np.testing.assert_allclose(by_query, np.broadcast_to(by_query[:, :1], by_query.shape), rtol=1e-6)
   assert np.abs(dropped - attention(*arguments)).max() > 1e-2

@@ -20,6 +20,7 @@ from switch_t5.layers.initializers import truncated_normal
 from switch_t5.layers.moe.experts import Experts, batched_matmul
 from switch_t5.layers.moe.router import TopKRouter
 from switch_t5.layers.norm import LayerNorm
+from switch_t5.layers.row_key import RowKey
 
 TRUNCATED_STD = 0.8796  # of a unit normal cut at 2 sigma
 
@@ -120,27 +121,27 @@ def test_feed_forward_is_relu_between_two_projections():
 def test_feed_forward_drops_hidden_channels_for_all_positions_alike():
   layer = FeedForward(4, 6, dropout_rate=0.5, scale=1.0, dtype=jnp.float32, rngs=rngs())
   x = jnp.tile(normal(2, 1, 4), (1, 3, 1)).reshape(6, 4)
-  y = layer(x, batch_size=2, key=jax.random.key(0)).reshape(2, 3, 4)
+  y = layer(x, batch_size=2, key=RowKey(jax.random.key(0))).reshape(2, 3, 4)
   np.testing.assert_allclose(y, np.broadcast_to(y[:, :1], y.shape), rtol=1e-6)
   assert np.abs(y.reshape(6, 4) - layer(x, batch_size=2)).max() > 1e-3
 
 
 def test_dropout_keeps_its_share_and_scales_it():
   x = jnp.full((300, 400), 2.0)
-  dropped = np.asarray(dropout(x, 0.2, jax.random.key(0), x.shape))
+  dropped = np.asarray(dropout(x, 0.2, RowKey(jax.random.key(0)), x.shape))
   kept = dropped != 0
   np.testing.assert_allclose(dropped[kept], 2.5)
   assert kept.mean() == pytest.approx(0.8, abs=0.005)
 
 
 def test_dropout_of_tokens_shares_a_mask_between_positions_of_a_sequence():
-  dropped = dropout_tokens(jnp.ones((3 * 5, 64)), 0.5, jax.random.key(0), batch_size=3)
+  dropped = dropout_tokens(jnp.ones((3 * 5, 64)), 0.5, RowKey(jax.random.key(0)), batch_size=3)
   masks = np.asarray(dropped).reshape(3, 5, 64)
   np.testing.assert_array_equal(masks, np.broadcast_to(masks[:, :1], masks.shape))
   assert len({mask.tobytes() for mask in masks[:, 0]}) == 3
 
 
-@pytest.mark.parametrize(("rate", "key"), [(0.5, None), (0.0, jax.random.key(0))])
+@pytest.mark.parametrize(("rate", "key"), [(0.5, None), (0.0, RowKey(jax.random.key(0)))])
 def test_nothing_is_dropped_without_key_or_rate(rate, key):
   x = normal(4, 6)
   assert dropout(x, rate, key, x.shape) is x

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from switch_t5.layers.dropout import dropout_tokens
+from switch_t5.layers.row_key import RowKey
 from switch_t5.model.blocks import StackInputs
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_config import RouterConfig
@@ -50,9 +51,9 @@ def make_stack(layout: str) -> Stack:
 
 def loop_over_blocks(stack, runs, x, inputs, key):
   """The stack's pass without a scan: activations and reports as it returns them."""
-  before_key, blocks_key, after_key = jax.random.split(key, 3)
+  before_key, blocks_key, after_key = key.split(3)
   # A stack of one run has a key for each of its blocks, and so have several: none is used twice.
-  keys = iter(jax.random.split(blocks_key, sum(repeats for _, repeats in runs)))
+  keys = iter(blocks_key.split(sum(repeats for _, repeats in runs)))
   run_block = jax.jit(
     lambda graph, params, x, key: nnx.merge(graph, params)(x, inputs, 1.0, key), static_argnums=0
   )
@@ -70,7 +71,7 @@ def loop_over_blocks(stack, runs, x, inputs, key):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_runs_follow_each_other_with_noise_and_reports_as_in_a_loop(layout):
-  stack, key = make_stack(layout), jax.random.key(1)
+  stack, key = make_stack(layout), RowKey(jax.random.key(1))
   x = jax.random.normal(jax.random.key(2), (BATCH_SIZE * LENGTH, CONFIG.d_model))
   token_mask = jnp.ones((BATCH_SIZE, LENGTH), bool)
   token_ids = token_mask.astype(jnp.int32)

@@ -13,6 +13,7 @@ from switch_t5.layers.moe.dispatch import make_dropless_plan
 from switch_t5.layers.moe.experts import AttentionExperts, Experts, row_dropout
 from switch_t5.layers.moe.router import TopKRouter
 from switch_t5.layers.moe.switch_layer import SwitchLayer
+from switch_t5.layers.row_key import RowKey
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 
 WIDTH, HIDDEN, LENGTH, EXPERTS = 16, 8, 6, 8
@@ -94,8 +95,8 @@ def test_so_are_those_of_other_experts(kind):
 
 def test_expert_dropout_does_not_depend_on_the_mesh():
   layer = make_layer(k=2, dropout=0.4)
-  one = run(layer, None, key=jax.random.key(3))
-  assert_same(run(layer, None, (2, 2, 2), key=jax.random.key(3)), one)
+  one = run(layer, None, key=RowKey(jax.random.key(3)))
+  assert_same(run(layer, None, (2, 2, 2), key=RowKey(jax.random.key(3))), one)
   assert np.abs(one[0] - run(layer, None)[0]).max() > 0.1
 
 

@@ -24,6 +24,7 @@ from switch_t5.layers.moe.routers.random_experts import random_experts
 from switch_t5.layers.moe.routers.scores import as_distribution, router_scores
 from switch_t5.layers.moe.routers.second_place import second_place
 from switch_t5.layers.moe.routers.top_k import renormalized, top_k
+from switch_t5.layers.row_key import RowKey
 
 GROUPS, TOKENS, EXPERTS = 3, 20, 5
 
@@ -132,7 +133,7 @@ def test_without_keys_chance_is_a_threshold():
 
 
 def test_jitter_multiplies_by_a_uniform_draw_around_one():
-  noisy = jitter(jnp.full((200, 500), 3.0, jnp.bfloat16), 0.01, jax.random.key(0))
+  noisy = jitter(jnp.full((200, 500), 3.0, jnp.bfloat16), 0.01, RowKey(jax.random.key(0)), 200)
   assert noisy.dtype == jnp.float32
   factor = np.asarray(noisy) / 3.0
   assert factor.min() >= 0.99 - 1e-6 and factor.max() <= 1.01 + 1e-6
@@ -141,17 +142,19 @@ def test_jitter_multiplies_by_a_uniform_draw_around_one():
 
 
 def test_input_dropout_zeroes_its_share_and_scales_the_rest():
-  dropped = np.asarray(input_dropout(jnp.full((200, 500), 3.0), 0.25, jax.random.key(0)))
+  dropped = np.asarray(
+    input_dropout(jnp.full((200, 500), 3.0), 0.25, RowKey(jax.random.key(0)), 200)
+  )
   kept = dropped != 0
   np.testing.assert_allclose(dropped[kept], 4.0, rtol=1e-6)
   assert kept.mean() == pytest.approx(0.75, abs=0.005)
 
 
 @pytest.mark.parametrize("noise", [jitter, input_dropout])
-@pytest.mark.parametrize(("rate", "key"), [(0.1, None), (0.0, jax.random.key(0))])
+@pytest.mark.parametrize(("rate", "key"), [(0.1, None), (0.0, RowKey(jax.random.key(0)))])
 def test_there_is_no_noise_without_a_key_or_a_rate(noise, rate, key):
   x = jnp.linspace(-1, 1, 7)
-  np.testing.assert_array_equal(noise(x, rate, key), x)
+  np.testing.assert_array_equal(noise(x, rate, key, 7), x)
 
 
 def test_sampled_experts_have_the_routers_probabilities():

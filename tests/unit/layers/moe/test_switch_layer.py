@@ -17,6 +17,7 @@ from switch_t5.layers.moe.experts import Experts, expert_dropout
 from switch_t5.layers.moe.router import TopKRouter
 from switch_t5.layers.moe.router_statistics import RouterReport
 from switch_t5.layers.moe.switch_layer import SwitchLayer
+from switch_t5.layers.row_key import RowKey
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 
 WIDTH, HIDDEN, LENGTH = 16, 8, 6
@@ -268,8 +269,10 @@ def test_gated_experts_and_their_gradients_are_the_dense_ones_on_any_mesh():
 def test_jitter_and_expert_dropout_do_not_depend_on_the_mesh():
   layer = make_layer(dropout=0.4, jitter=0.1)
   x, mask = make_inputs(8)
-  noisy, report = apply(layer, x, mask, factor=1.0, key=jax.random.key(3))
-  sharded, sharded_report = apply(layer, x, mask, factor=1.0, key=jax.random.key(3), mesh=(2, 2, 2))
+  noisy, report = apply(layer, x, mask, factor=1.0, key=RowKey(jax.random.key(3)))
+  sharded, sharded_report = apply(
+    layer, x, mask, factor=1.0, key=RowKey(jax.random.key(3)), mesh=(2, 2, 2)
+  )
   assert_close(sharded, noisy)
   for got, want in zip(sharded_report, report, strict=True):
     assert_close(got, want)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from switch_t5.layers.moe.routers.exploration import input_dropout, jitter, sampling_noise
+from switch_t5.layers.row_key import RowKey
 
 
 @pytest.mark.parametrize("noise", [jitter, input_dropout])
 def test_the_gradient_of_noise_is_the_factor_it_multiplied_by(noise):
   x = jnp.asarray(np.random.default_rng(0).normal(size=(20, 8)), jnp.float32)
-  y, vjp = jax.vjp(lambda x: noise(x, 0.3, jax.random.key(1)), x)
+  y, vjp = jax.vjp(lambda x: noise(x, 0.3, RowKey(jax.random.key(1)), x.shape[0]), x)
   (bar,) = vjp(jnp.ones_like(y))
   np.testing.assert_allclose(bar, np.asarray(y) / np.asarray(x), rtol=1e-5)
 
