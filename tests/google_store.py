@@ -20,6 +20,17 @@ from http import HTTPStatus
 from gcp_storage_emulator import server as emulator
 from gcp_storage_emulator import storage as emulated
 
+_decode = emulator._decode_raw_data
+
+
+def _decode_whole(raw: bytes, handler: http.server.BaseHTTPRequestHandler) -> bytes | None:
+  """Returns a request's body; of gcsfs's, CR before the last boundary is of the object, not its end."""
+  body = _decode(raw, handler)
+  return body.replace(b"\r\n--==0==--", b"\r\r\n--==0==--") if body else body
+
+
+emulator._decode_raw_data = _decode_whole
+
 
 class _Storage(emulated.Storage):
   """An emulated storage that keeps no record beside its objects: to write it takes all objects."""

@@ -214,3 +214,10 @@ def test_a_data_set_s_own_files_are_copied(gs_prefix):
   folder = file_copies.copy_folder(location(f"{gs_prefix}/BoolQ"), names)
   assert [path.name for path in folder.iterdir()] == ["train.jsonl"]
   assert superglue_data.BOOLQ.examples(folder, "train") == [row | {"label": 1}]
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n", b"\r\r", b"\0"])
+def test_an_object_has_all_bytes_of_its_file(remote_prefix, tmp_path, end):
+  (tmp_path / "file").write_bytes(b"some\r\nbytes" + end)
+  transfers.upload(tmp_path / "file", location(f"{remote_prefix}/file"))
+  assert objects.read(location(f"{remote_prefix}/file")) == b"some\r\nbytes" + end
