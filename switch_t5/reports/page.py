@@ -95,6 +95,11 @@ def facts(named: Mapping[str, object]) -> Markup:
   return element("dl", *pairs)
 
 
+def folded(summary: str, content: Markup) -> Markup:
+  """Returns what is shown when its summary is opened."""
+  return element("details", element("summary", summary), content)
+
+
 def figure(picture: Markup, caption: str) -> Markup:
   """Returns a picture and what is said under it."""
   return element("figure", picture, element("figcaption", caption))

@@ -203,7 +203,7 @@ def _pieces(run: RunContent, level: int) -> list[Markup]:
       Column("of all tokens", True),
       Column("pieces", is_prose=True),
     )
-    parts.append(_folded(router, page.table(caption, columns, rows)))
+    parts.append(page.folded(router, page.table(caption, columns, rows)))
   if parts:
     note = "Counted on held-out text. A piece begins a word where it begins with \N{LOWER ONE EIGHTH BLOCK}."
     parts.insert(0, page.paragraph(note, look="note"))
@@ -284,11 +284,7 @@ def _plan(run: RunContent) -> Markup:
 def _configuration(run: RunContent) -> Markup | None:
   if not run.config:
     return None
-  return _folded("config.gin", element("pre", run.config))
-
-
-def _folded(summary: str, content: Markup) -> Markup:
-  return element("details", element("summary", summary), content)
+  return page.folded("config.gin", element("pre", run.config))
 
 
 def _comparison(runs: Sequence[RunContent]) -> list[Markup]:

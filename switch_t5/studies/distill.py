@@ -7,6 +7,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from switch_t5.errors import DataError
+from switch_t5.reports.intervals import Entry
+from switch_t5.reports.study_page import Chart, StudyContent, Table
+from switch_t5.studies import family
+from switch_t5.studies.curves import held_out, mean_curve, quality
+from switch_t5.studies.family import QUALITY_CURVE, Outcome, Runs, shown
 from switch_t5.studies.paired import CONFIDENCE, Interval, mean_interval, ratio_interval
 
 DENSE, TEACHER = "dense", "teacher"
@@ -96,47 +102,46 @@ def compression(parameters: Mapping[str, int]) -> float:
   return 1 - parameters[DENSE] / parameters[TEACHER]
 
 
-def report(table: Sequence[Row], parameters: Mapping[str, int], seeds: int) -> str:
-  """Returns the table in Markdown, the paper's numbers beside ours, and what it says.
+def content(
+  title: str, table: Sequence[Row], parameters: Mapping[str, int], seeds: int
+) -> StudyContent:
+  """Returns the table, the paper's numbers beside ours, and what it says.
 
   Args:
+    title: of the study.
     table: from `rows`.
     parameters: of the dense model and the teacher.
     seeds: how many.
   """
-  lines = [
-    "| | paper: quality | share kept | here: quality | gain over dense | share kept |",
-    "|---|---|---|---|---|---|",
-  ]
+  headings = ["", "paper: quality", "share kept", "here: quality", "gain over dense", "share kept"]
+  lines = []
   for row in table:
     is_student = row.arm.name not in (DENSE, TEACHER)
-    cells = [
-      row.arm.title,
-      f"{row.arm.paper:.3f}",
-      f"{paper_share(row.arm):.0%}" if is_student else "",
-      f"{row.quality:.4f}",
-      "" if row.gain is None else _interval(row.gain, "+.4f"),
-      "" if row.share is None else _interval(row.share, ".0%"),
-    ]
-    lines.append("| " + " | ".join(cells) + " |")
+    lines.append(
+      [
+        row.arm.title,
+        f"{row.arm.paper:.3f}",
+        f"{paper_share(row.arm):.0%}" if is_student else "",
+        f"{row.quality:.4f}",
+        "" if row.gain is None else shown(row.gain, "+.4f"),
+        "" if row.share is None else shown(row.share, ".0%"),
+      ]
+    )
   gain = next(row.gain for row in table if row.arm.name == TEACHER)
   assert gain is not None
-  lines += [
-    "",
+  sentences = [
     "Quality is the negative log perplexity on the validation split, in nats per target token: higher is better. "
     f"Means over {seeds} seeds, differences from the dense model of the same seed; in brackets "
     f"{CONFIDENCE:.0%} intervals (Student's t; of shares Fieller's).",
-    "",
     f"Parameters: dense {parameters[DENSE]:,}, teacher {parameters[TEACHER]:,}: the student has "
     f"{compression(parameters):.1%} fewer (paper: 95%, of a teacher with 3.8 B).",
   ]
   if gain.low <= 0:
-    lines += [
-      "",
-      f"The teacher's own gain, {_interval(gain, '+.4f')}, is not clear of 0: there is nothing of which a "
-      "student could keep a share. More steps or more seeds may show one.",
-    ]
-  return "\n".join(lines)
+    sentences.append(
+      f"The teacher's own gain, {shown(gain, '+.4f')}, is not clear of 0: there is nothing of which a "
+      "student could keep a share. More steps or more seeds may show one."
+    )
+  return StudyContent(title, [Table(title, headings, lines)], sentences)
 
 
 def as_json(table: Sequence[Row], parameters: Mapping[str, int]) -> dict[str, Any]:
@@ -157,5 +162,67 @@ def as_json(table: Sequence[Row], parameters: Mapping[str, int]) -> dict[str, An
   }
 
 
-def _interval(interval: Interval, form: str) -> str:
-  return f"{interval.estimate:{form}} ({interval.low:{form}} to {interval.high:{form}})"
+def outcome(title: str, runs: Runs) -> Outcome:
+  """Returns Table 6, over the seeds of which no run diverged.
+
+  Raises:
+    DataError: if they are fewer than two.
+  """
+  found = {name: {run.seed: quality(run) for run in of_arm} for name, of_arm in runs.items()}
+  whole = [
+    seed for seed in found[DENSE] if all(of_arm[seed] is not None for of_arm in found.values())
+  ]
+  if len(whole) < 2:
+    raise DataError(
+      "Too few seeds have all their runs: some diverged.",
+      value=", ".join(
+        f"{r.arm} of seed {r.seed}" for of_arm in runs.values() for r in of_arm if r.diverged
+      ),
+      rule="an interval needs two seeds of which no run diverged",
+      remedy="a lower learning rate in another folder, or a larger --seeds",
+    )
+  qualities = {
+    name: [value for seed in whole if (value := of_arm[seed]) is not None]
+    for name, of_arm in found.items()
+  }
+  parameters = {name: int(runs[name][0].facts["parameters"]) for name in (DENSE, TEACHER)}
+  table = rows(qualities)
+  page = content(title, table, parameters, len(whole))
+  if len(whole) < len(found[DENSE]):
+    left = [str(seed) for seed in found[DENSE] if seed not in whole]
+    said = f"Left out, because a run of theirs diverged: seeds {', '.join(left)}."
+    page = page._replace(sentences=[*page.sentences, said])
+  entries = []
+  for row in table:
+    gains = [a - b for a, b in zip(qualities[row.arm.name], qualities[DENSE], strict=True)]
+    entries.append(Entry(row.arm.title, gains, *(row.gain or (0.0, None, None))))
+  curve = [(arm.title, mean_curve([held_out(run) for run in runs[arm.name]])) for arm in ARMS]
+  page = page._replace(charts=[Chart(*QUALITY_CURVE[1:], curve)])
+  axis = "gain over the dense student of the same seed, nats per target token"
+  return Outcome(page, {"qualities": qualities, **as_json(table, parameters)}, entries, axis)
+
+
+def _of_family(arm: Arm) -> family.Arm:
+  """Returns what its runs are told."""
+  files: tuple[str, ...] = ()
+  bindings: tuple[str, ...] = ()
+  paths: tuple[tuple[str, str], ...] = ()
+  if arm.fraction_soft is not None:
+    files = ("runs/distill.gin",)
+    paths = (("TEACHER_PATH", TEACHER),)
+    bindings = (f"FRACTION_SOFT = {arm.fraction_soft}",)
+  if arm.starts_from_teacher:
+    paths += (("INITIAL_CHECKPOINT_PATH", TEACHER),)
+  elif arm.needs_teacher:
+    bindings += ("INITIAL_CHECKPOINT_PATH = None",)
+  if arm.needs_teacher:
+    bindings += ('InitialCheckpoint.as_teacher = "fresh"',)
+  model = f"studies/distill_{{size}}{'_teacher' if arm.name == TEACHER else ''}.gin"
+  timed = arm.name in (DENSE, TEACHER, "mixed_from_teacher")  # steps of all kinds
+  as_long = None if timed else "mixed_from_teacher" if arm.fraction_soft is not None else DENSE
+  return family.Arm(arm.name, arm.title, model, files, bindings, paths, as_long)
+
+
+DISTILL = family.Family(
+  "distill", "Distillation", tuple(map(_of_family, ARMS)), DENSE, outcome=outcome
+)

@@ -68,6 +68,17 @@ def ratio_interval(
   return Interval(top / bottom, (b - root) / a, (b + root) / a)
 
 
+def half_width(error: float, free: int, confidence: float = CONFIDENCE) -> float:
+  """Returns half of the interval of an estimate with a standard error, by Student's t.
+
+  Args:
+    error: standard error.
+    free: degrees of freedom, at least one.
+    confidence: of the interval.
+  """
+  return float(stdtrit(free, (1 + confidence) / 2)) * error
+
+
 def _quantile(count: int, confidence: float) -> float:
   """Returns Student's t of `count` values, two-sided."""
   if count < 2:

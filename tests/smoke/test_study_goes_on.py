@@ -8,7 +8,7 @@ import json
 import pytest
 import runs
 
-from switch_t5.cli import study
+from switch_t5.cli import study_runs
 from switch_t5.studies.distill import ARMS
 
 NAME = "eval/embedded_span_corruption/cross_entropy"
@@ -19,8 +19,8 @@ COMMAND = ("study", "distill", "--size=test")
 def stopped(tmp_path, monkeypatch):
   """A study of which all is done but one run, which was stopped at step 10 of 20."""
   pytest.importorskip("matplotlib")
-  pace = {name: study.Pace(0.1, 1.0) for name in study._TIMED}
-  monkeypatch.setattr(study.Study, "_measure_paces", lambda self: pace)
+  pace = {arm.name: study_runs.Pace(0.1, 1.0) for arm in ARMS}
+  monkeypatch.setattr(study_runs.StudyRuns, "_measure_paces", lambda self: pace)
   last = tmp_path / "dense_seed1"
   code, _, errors = runs.run_here(
     "train",

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 import runs
 
-from switch_t5.cli import gin_setup, main
+from switch_t5.cli import gin_setup, main, study
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import parse
-from switch_t5.cli.study import SIZES
+from switch_t5.cli.study_runs import StudyRuns
 from switch_t5.data.vocabulary import embedded_vocabulary_path
+from switch_t5.errors import ConfigError
 from switch_t5.sharding.mesh import MeshShape
 from switch_t5.studies.distill import ARMS
+from switch_t5.studies.family import SIZES
 
 TEST = ("study", "distill", "--size=test")
 
@@ -86,15 +89,47 @@ def test_more_seeds_and_fewer_steps_are_taken():
     (["study", "distil"], "Did you mean distill?"),
     ([*TEST[:2], "--size=labtop"], "Did you mean laptop?"),
     ([*TEST, "--seeds=1"], "seeds"),
+    (["study", "capcity"], "Did you mean capacity?"),
+    (["study", "scaling", "--gin.NUM_EXPERTS=4"], "sets this macro itself"),
     ([*TEST, "--gin.SEED=4"], "sets this macro itself"),
     ([*TEST, "--gin.BATCH_SIZ=4"], "BATCH_SIZE"),
-    ([*TEST, "--coordinator_address=here:1"], "in one process"),
     (["train", "--seeds=3"], "Only for: study"),
   ],
 )
 def test_a_wrong_command_is_explained(argv, said):
   code, _, errors = runs.run_here(*argv)
   assert code == 2 and said in errors
+
+
+def test_a_study_is_one_process():
+  with pytest.raises(ConfigError, match="in one process"):
+    study.run(parse([*TEST, "--coordinator_address=here:1"]))
+
+
+@pytest.mark.parametrize("name", study.FAMILIES)
+def test_the_arms_of_a_study_differ_in_nothing_but_what_they_compare(name):
+  family = study.FAMILIES[name]
+  made = StudyRuns(parse(["study", name, "--size=test"]), family, "test", Path("study"), 2)
+  lines = {arm: set(text.splitlines()) for arm, text in made.settings.items()}
+  for arm in family.arms:
+    differing = lines[arm.name] ^ lines[family.base]
+    names = {line.partition(" = ")[0] for line in differing if " = " in line}
+    if arm.model == family.arm(family.base).model and not arm.paths:
+      bound = {text.partition(" = ")[0] for text in arm.bindings}
+      bound |= {text.partition(" = ")[0] for text in family.arm(family.base).bindings}
+      assert names <= bound | {"MODEL_DIR"}, arm.name
+    assert "TRAIN_STEPS" not in names and "TASK_FEATURE_LENGTHS" not in names
+  assert len({arm.name for arm in family.arms}) == len(family.arms)
+  for arm in family.arms:
+    assert arm.timed_as is None or family.arm(arm.timed_as).timed_as is None
+
+
+def test_scaling_has_equal_flops_per_token_in_all_its_arms():
+  made = StudyRuns(
+    parse(["study", "scaling"]), study.FAMILIES["scaling"], "laptop", Path("study"), 3
+  )
+  assert len({found["flops_per_sequence"] for found in made.facts.values()}) == 1
+  assert made.facts["experts16"]["encoder_group"] == 512
 
 
 @pytest.fixture
@@ -133,6 +168,29 @@ def test_a_folder_of_other_settings_is_refused_and_left_as_it_is(done):
   code, _, errors = runs.run_here(*TEST, f"--to={done}", "--gin.BATCH_SIZE=4")
   assert code == 2 and "other settings" in errors and "BATCH_SIZE" in errors.upper()
   assert runs.snapshot(done) == before
+
+
+def test_a_folder_of_another_study_is_refused(done):
+  assert runs.run_here(*TEST, f"--to={done}")[0] == 0
+  code, _, errors = runs.run_here("study", "balance", "--size=test", f"--to={done}")
+  assert code == 2 and "distill, not balance" in errors
+
+
+def test_a_torn_line_of_metrics_is_passed_over_and_a_faulty_one_is_named(done):
+  metrics = done / "dense_seed0" / "metrics.jsonl"
+  whole = metrics.read_text()
+  metrics.write_text(whole + '{"step": 20, "eval/embedded')
+  assert runs.run_here(*TEST, f"--to={done}")[0] == 0
+  metrics.write_text("no json\n" + whole)
+  code, _, errors = runs.run_here(*TEST, f"--to={done}")
+  assert code == 3 and "Line 1 of" in errors
+
+
+def test_a_seed_of_which_a_run_diverged_is_left_out_and_said_to_be(done):
+  (done / "dense_seed1" / "diverged.txt").write_text("The loss is not finite.\n")
+  (done / "dense_seed1" / "metrics.jsonl").write_text("")
+  code, _, errors = runs.run_here(*TEST, f"--to={done}")
+  assert code == 3 and "dense of seed 1" in errors
 
 
 def test_runs_of_a_seed_that_read_other_rows_are_not_compared(done):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from switch_t5.reports import study_page
 from switch_t5.studies import distill
 
 # By seed; every student keeps exactly 0, 10, 25, 50% of the teacher's gain.
@@ -47,7 +48,7 @@ def test_shares_are_of_the_teacher_s_gain_over_the_dense_model_of_the_same_seed(
 
 
 def test_the_page_has_the_paper_beside_ours():
-  page = distill.report(distill.rows(qualities(GAINS)), PARAMETERS, seeds=3)
+  page = study_page.markdown(distill.content("", distill.rows(qualities(GAINS)), PARAMETERS, 3))
   (line,) = [line for line in page.splitlines() if "0.75 targets" in line]
   assert "| -1.580 | 29% | -2.8950 |" in line and "50% (50% to 50%)" in line
   assert "80.0% fewer" in page and "not clear of 0" not in page
@@ -57,7 +58,7 @@ def test_the_page_has_the_paper_beside_ours():
 def test_no_share_is_given_of_a_gain_that_is_not_there(gains):
   table = distill.rows(qualities(gains))
   assert all(row.share is None for row in table)
-  assert "not clear of 0" in distill.report(table, PARAMETERS, seeds=3)
+  assert "not clear of 0" in distill.content("", table, PARAMETERS, 3).sentences[-1]
   assert all(arm["share"] is None for arm in distill.as_json(table, PARAMETERS)["arms"].values())
 
 
