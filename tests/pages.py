@@ -53,7 +53,7 @@ RUN = (
     f"switch_t5 {mode} "
     for mode in (
       *("train", "eval", "cache", "config", "checkpoint", "convert", "cache_teacher"),
-      *("generate", "score", "infer", "plan", "study"),
+      *("generate", "score", "infer", "plan", "study", "report"),
     )
   ),
 )

@@ -18,6 +18,7 @@ from switch_t5.cli.train_config import (
 )
 from switch_t5.decoding.config import DecodingConfig
 from switch_t5.losses.objective import LossConfig
+from switch_t5.metrics.alarms import AlarmConfig
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_config import RouterConfig
 from switch_t5.optim.adafactor import adafactor
@@ -36,6 +37,7 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
   "LossConfig": LossConfig,
   "InitialCheckpoint": InitialCheckpoint,
   "TaskEvaluation": TaskEvaluation,
+  "AlarmConfig": AlarmConfig,
   "Distillation": Distillation,
   "DecodingConfig": DecodingConfig,
   "adafactor": adafactor,

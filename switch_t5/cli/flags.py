@@ -46,6 +46,7 @@ class CommandLine:
     seeds: of a study: how many.
     topology: of a plan: the devices.
     search: of a plan: rank the layouts.
+    watch: of a report: write it again and again.
     debug: show tracebacks.
     json: print one JSON object.
     list_configurables: print what gin may configure.
@@ -75,6 +76,7 @@ class CommandLine:
   seeds: int | None = None
   topology: str | None = None
   search: bool = False
+  watch: bool = False
   debug: bool = False
   json: bool = False
   list_configurables: bool = False
@@ -100,12 +102,13 @@ HELP = (
   ("--job=I/N", "part I of N from 0; may run at once (cache, cache_teacher, infer)"),
   ("--from=PATH", "a checkpoint of any format (convert, generate, score)"),
   ("--vocabulary_path=FILE", "its SentencePiece model, if it has none (generate, score)"),
-  ("--to=PATH", "the folder or file to write (convert, score, study, plan)"),
+  ("--to=PATH", "the folder or file to write (convert, score, study, plan, report)"),
   ("--format=FORMAT", "t5x, orbax, huggingface or safetensors (convert)"),
   ("--size=SIZE", "test, laptop or pod; laptop without it (study)"),
   ("--seeds=N", "how many seeds, at least 2 (study)"),
   ("--topology=CHIP:DEVICES", "v5p:8x8x8, v5e:16x16*2, h100:64, cpu:8 (plan)"),
   ("--search", "rank the layouts, and compile the best (plan)"),
+  ("--watch", "write the page again every half minute (report)"),
   ("--debug", "show tracebacks"),
   ("--json", "print JSON (config, eval, checkpoint, generate, score, plan)"),
   ("--list", "print what gin may configure (config)"),
@@ -129,7 +132,7 @@ def _define() -> flags.FlagValues:
   flags.DEFINE_integer("process_count", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("process_index", None, "", lower_bound=0, flag_values=values)
   flags.DEFINE_integer("peer_timeout", PEER_TIMEOUT, "", lower_bound=1, flag_values=values)
-  for name in ("dry_run", "search", "debug", "json", "list", "help"):
+  for name in ("dry_run", "search", "watch", "debug", "json", "list", "help"):
     flags.DEFINE_boolean(name, False, "", flag_values=values)
   return values
 
@@ -178,6 +181,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     seeds=found["seeds"],
     topology=found["topology"],
     search=found["search"],
+    watch=found["watch"],
     debug=found["debug"],
     json=found["json"],
     list_configurables=found["list"],

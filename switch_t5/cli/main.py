@@ -89,6 +89,12 @@ MODES = {
     "distill",
     takes=("size", "seeds", "to", "dry_run"),
   ),
+  "report": Mode(
+    "report",
+    "show a run as one page, or compare several",
+    "MODEL_DIR...",
+    takes=("to", "watch"),
+  ),
 }
 _SELECTIVE = {
   "json": "--json",
@@ -104,6 +110,7 @@ _SELECTIVE = {
   "seeds": "--seeds",
   "topology": "--topology",
   "search": "--search",
+  "watch": "--watch",
 }
 
 

@@ -97,7 +97,7 @@ def vocabulary_of(checkpoint: Location) -> Location | None:
 
 def vocabulary(config_file: Location) -> Location | None:
   """Returns the vocabulary that a run's config.gin names; None if there is no such file."""
-  dataset = _call(config_file, "DatasetConfig")
+  dataset = configured(config_file, "DatasetConfig")
   if dataset is None:
     return None
   return location(dataset.vocabulary_path or embedded_vocabulary_path())
@@ -105,7 +105,7 @@ def vocabulary(config_file: Location) -> Location | None:
 
 def model(config_file: Location) -> ModelConfig | None:
   """Returns the model of a run's config.gin; None if there is no such file, or it does not say."""
-  found: ModelConfig | None = _call(config_file, "ModelConfig")
+  found: ModelConfig | None = configured(config_file, "ModelConfig")
   return found
 
 
@@ -124,7 +124,7 @@ def check_plain_routing(config_file: Location) -> None:
       )
 
 
-def _call(config_file: Location, name: str) -> Any:
+def configured(config_file: Location, name: str) -> Any:
   """Returns what a run's operative configuration makes of a configurable; None if there is none."""
   if not files.is_file(config_file):
     return None

@@ -29,6 +29,7 @@ from switch_t5.cli.train_config import TrainConfig
 from switch_t5.errors import ConfigError, Interrupted
 from switch_t5.interop.initial import open_parameters, open_state
 from switch_t5.interop.student import BY_LOAD, StudentParameters
+from switch_t5.metrics.alarms import Alarms
 from switch_t5.metrics.goodput import CHECKPOINT, COMPILATION, EVALUATION
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.router_places import router_places
@@ -132,6 +133,8 @@ class Run:
     )
     self.checkpoint_hook = CheckpointHook(self.config.checkpoint_period, self.save)
     self.reporter = Reporter(self.model_dir, self.config.wandb_project)
+    limits = self.config.alarms
+    self.alarms = Alarms(limits, session.model.num_experts) if limits else None
     self.say = self.reporter.say
 
   def watched(self) -> contextlib.AbstractContextManager:
@@ -310,9 +313,11 @@ class Run:
       EvalHook(config.eval_period, self.evaluate),
     ]
 
-  def write_log(self, step: int, metrics: dict[str, float]) -> None:
-    """Writes a log line, with the time that went into what."""
-    self.reporter.write(step, metrics | (self.life.metrics() if self.life else {}))
+  def write_log(self, step: int, metrics: dict[str, float], loads: dict[str, str]) -> None:
+    """Writes a log line, with the time that went into what, and sounds the alarms that it gives."""
+    self.reporter.write(step, metrics | (self.life.metrics() if self.life else {}), loads)
+    for alarm in self.alarms.see(step, metrics) if self.alarms else ():
+      self.say(str(alarm))
 
   def save(self, loop: LoopState) -> None:
     """Starts an asynchronous save of the state and the position in the data."""

@@ -17,6 +17,7 @@ from switch_t5.decoding.config import DecodingConfig
 from switch_t5.errors import ConfigError, suggest
 from switch_t5.interop.student import AS_TEACHER
 from switch_t5.losses.objective import LossConfig
+from switch_t5.metrics.alarms import AlarmConfig
 from switch_t5.metrics.wandb_sink import check_installed
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import ModelDefinition
@@ -166,6 +167,7 @@ class TrainConfig:
       never.
     hang_exit: whether a process that goes on hanging is ended with exit code 76, to be started again;
       None: in a run of several processes.
+    alarms: an AlarmConfig: when something is said to go wrong, and what to change; None: never.
     seed: SEED of initialisation, dropout and jitter.
     initial_checkpoint: an InitialCheckpoint: what a new run's parameters start from.
     wandb_project: a project of Weights & Biases that gets the metrics too; None: none.
@@ -194,6 +196,7 @@ class TrainConfig:
   log_period: int = 100
   hang_seconds: float | None = 600.0
   hang_exit: bool | None = None
+  alarms: AlarmConfig | None = AlarmConfig()  # noqa: RUF009 - frozen
   seed: int = 0
   initial_checkpoint: InitialCheckpoint = InitialCheckpoint()
   wandb_project: str | None = None

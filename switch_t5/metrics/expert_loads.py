@@ -3,11 +3,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+from switch_t5.metrics.train_metrics import MetricSums, relative_load
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
 _PER_OCTAVE, _EVEN = 6, 31  # levels to a factor of two; the level of the mean, counted from 1
 _PART = 100  # a line is due after a hundredth of the steps done
+
+
+def of_window(steps: Sequence[MetricSums], routers: Sequence[str]) -> dict[str, str]:
+  """Returns the loads of a window of steps by router, as `encode` writes them.
+
+  Args:
+    steps: at least one, on the host.
+    routers: their names, in the order in which the model reports them.
+  """
+  load = np.sum([np.asarray(step.expert_load, np.float64) for step in steps], axis=0)
+  return {name: encode(row) for name, row in zip(routers, relative_load(load), strict=True)}
 
 
 def encode(relative: np.ndarray) -> str:

@@ -86,6 +86,10 @@ class StoredMetricsWriter:
       self._upload.events_are_full = False
       self._local.begin_events_file()
 
+  def write_image(self, name: str, step: int, png: bytes) -> None:
+    """Adds a picture to the events; see `MetricsWriter`."""
+    self._local.write_image(name, step, png)
+
   def close(self) -> None:
     """Puts the rest; raises as `write` does."""
     self._closing.set()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tensorboardX import SummaryWriter
+from tensorboardX.proto.summary_pb2 import Summary
 
 from switch_t5.errors import DataError
 from switch_t5.metrics import expert_loads
@@ -73,6 +74,19 @@ class MetricsWriter:
     self._lines.flush()
     for name, value in metrics.items():
       self._events.add_scalar(name, float(value), int(step))
+
+  def write_image(self, name: str, step: int, png: bytes) -> None:
+    """Adds a picture to the events, in place of none of the earlier ones.
+
+    Args:
+      name: of the picture.
+      step: steps done.
+      png: a PNG file's content.
+    """
+    height, width = (int.from_bytes(png[at : at + 4], "big") for at in (20, 16))
+    image = Summary.Image(height=height, width=width, encoded_image_string=png)
+    summary = Summary(value=[Summary.Value(tag=name, image=image)])
+    self._events.file_writer.add_summary(summary, int(step))
 
   def begin_events_file(self) -> None:
     """Closes the file of events and begins another, with a later time in its name."""

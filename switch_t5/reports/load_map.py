@@ -27,9 +27,7 @@ def draw(router: str, loads: Loads) -> Markup:
     router: its name.
     loads: at least one step.
   """
-  relative = np.asarray(loads.relative, np.float64).T  # [E, steps]
-  relative = _pooled(_pooled(relative, _COLUMNS, axis=1), _ROWS, axis=0)
-  image = png.of_cells(_levels(relative), _palette())
+  relative = _cells(loads)
   experts = len(loads.relative[0])
   height = int(np.clip(8 * relative.shape[0], 64, 320))
   final: np.ndarray = np.asarray(loads.relative[-1], np.float64)
@@ -48,7 +46,7 @@ def draw(router: str, loads: Loads) -> Markup:
   return svg.cells(
     f"Load of the experts of {router} over the steps",
     description,
-    image,
+    image(loads),
     height,
     x_ticks=_step_marks(loads.steps),
     y_ticks=[
@@ -57,6 +55,17 @@ def draw(router: str, loads: Loads) -> Markup:
     ],
     legend=legend,
   )
+
+
+def image(loads: Loads) -> bytes:
+  """Returns the cells alone, a PNG of a pixel for each."""
+  return png.of_cells(_levels(_cells(loads)), _palette())
+
+
+def _cells(loads: Loads) -> np.ndarray:
+  """Returns [E, steps], or as many of each as are drawn."""
+  relative: np.ndarray = np.asarray(loads.relative, np.float64).T
+  return _pooled(_pooled(relative, _COLUMNS, axis=1), _ROWS, axis=0)
 
 
 def _step_marks(steps: Sequence[int]) -> list[Mark]:

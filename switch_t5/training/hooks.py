@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from switch_t5.errors import DivergedError
+from switch_t5.metrics import expert_loads
 from switch_t5.metrics.goodput import CHECKPOINT, EVALUATION, LOGGING
 from switch_t5.metrics.train_metrics import StepFlops, StepMetrics, train_metrics
 from switch_t5.training.loop import LoopState
@@ -20,7 +21,7 @@ from switch_t5.training.norms import describe_norms, layer_norms
 from switch_t5.training.state import TrainState
 from switch_t5.types import Array
 
-WriteMetrics = Callable[[int, dict[str, float]], None]
+WriteMetrics = Callable[[int, dict[str, float], dict[str, str]], None]
 
 
 @dataclasses.dataclass
@@ -29,7 +30,8 @@ class LogHook:
 
   Attributes:
     period: LOG_PERIOD.
-    write: takes the step and the metrics.
+    write: takes the step, the metrics, and the loads of experts by router (`expert_loads`), of
+      steps where they are due.
     learning_rate: the schedule.
     routers: names of the model's routers.
     flops: of a step, if they were counted.
@@ -45,6 +47,7 @@ class LogHook:
   routers: Sequence[str] = ()
   flops: StepFlops | None = None
   host_spread: Callable[[float, float], dict[str, float]] = lambda host, step: {}
+  _last_loads: int = dataclasses.field(default=-1, init=False)
 
   def __call__(self, loop: LoopState) -> None:
     """Writes one line of metrics and empties the window."""
@@ -60,9 +63,14 @@ class LogHook:
     )
     of_a_step = (loop.host_seconds / len(window), loop.window_seconds / len(window))
     metrics |= self.host_spread(*of_a_step)
+    loads = {}
+    is_due = self._last_loads < 0 or expert_loads.is_due(loop.step, self._last_loads)
+    if self.routers and is_due:
+      loads = expert_loads.of_window([step.sums for step in window], self.routers)
+      self._last_loads = loop.step
     loop.window.clear()
     loop.window_seconds = loop.host_seconds = 0.0
-    self.write(loop.step, metrics)
+    self.write(loop.step, metrics, loads)
     check_finite(loop, window)
 
 

@@ -85,6 +85,33 @@ def test_the_run_leaves_its_files(folder):
   assert start["data"]["task"] == "text_span_corruption"
 
 
+def test_the_run_becomes_a_page_of_its_own(folder, tmp_path):
+  page = tmp_path / "page.html"
+  code, output, errors = runs.run_here("report", str(folder / "model"), f"--to={page}")
+  assert code == 0, output + errors
+  text = page.read_text()
+  assert f"Step {STEPS} of {STEPS}, " in text
+  assert "Load of the experts of encoder/layer_0/mlp over the steps" in text
+  assert "checkpoint" in text.lower() and "Goodput" in text
+  model_dirs = [str(folder / "model")] * 2
+  assert runs.run_here("report", *model_dirs, f"--to={page}")[0] == 0
+  assert "<h2>Compared</h2>" in page.read_text()
+
+
+def test_a_torn_line_of_metrics_is_passed_over_by_a_page_and_no_metrics_are_an_error(
+  folder, tmp_path
+):
+  torn = tmp_path / "torn"
+  torn.mkdir()
+  (torn / METRICS_FILE).write_bytes((folder / "model" / METRICS_FILE).read_bytes() + b'{"step": 1')
+  assert runs.run_here("report", str(torn))[0] == 0
+  assert (torn / "report.html").exists()
+  (torn / METRICS_FILE).unlink()
+  code, _, errors = runs.run_here("report", str(torn))
+  assert code == 3
+  assert "There are no metrics to report." in errors
+
+
 def test_the_time_of_the_run_is_accounted_for(folder):
   rows = read_lines(folder / "model" / METRICS_FILE)
   life = whole_life(rows, json.loads((folder / "model" / "run.json").read_text())["starts"])

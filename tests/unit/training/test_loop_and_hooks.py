@@ -137,7 +137,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_a_second_sigterm_does_not():
 
 def make_log_hook(period, lines):
   rate = optax.linear_schedule(0.0, 1.0, 10)
-  write = lambda step, metrics: lines.append((step, metrics))  # noqa: E731
+  write = lambda step, metrics, loads: lines.append((step, metrics))  # noqa: E731
   return LogHook(period, write, rate)
 
 

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mode `report`: what is in a MODEL_DIR as one page; of several, compared. No device is used."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from switch_t5.checkpoint.best import read_best
+from switch_t5.checkpoint.commit import read_text, write_text_durably
+from switch_t5.checkpoint.listing import list_checkpoints
+from switch_t5.cli import model_file
+from switch_t5.cli.flags import CommandLine
+from switch_t5.cli.train_config import TrainConfig
+from switch_t5.errors import ConfigError, DataError
+from switch_t5.metrics import goodput
+from switch_t5.metrics.alarms import AlarmConfig, all_alarms
+from switch_t5.metrics.writer import METRICS_FILE, read_lines, read_loads, read_metrics
+from switch_t5.reports import run_page
+from switch_t5.reports.run_content import Checkpoint, Loads, Pieces, RunContent, Warned, by_name
+from switch_t5.storage.location import Location, location
+
+REPORT, PIECES, PLAN = "report.html", "pieces.json", "plan.json"
+_PERIOD = 30  # seconds between two pages of --watch
+
+
+def run(command_line: CommandLine) -> None:
+  """Writes the page; with --watch again and again, until it is interrupted."""
+  folders = [location(path) for path in command_line.arguments[1:]]
+  if not folders:
+    raise ConfigError(
+      "The mode report takes the MODEL_DIR of a run, or of several.",
+      rule="switch_t5 report MODEL_DIR ... [--to=FILE] [--watch]",
+    )
+  target = location(command_line.to) if command_line.to else folders[0] / REPORT
+  refresh = _PERIOD if command_line.watch else None
+  while True:
+    runs = [read_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+    text = run_page.render(runs, refresh)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_text_durably(target, text)
+    print(f"Written: {target} ({len(text) / 1e6:.1f} MB)", flush=True)
+    if refresh is None:
+      return
+    time.sleep(refresh)
+
+
+def read_run(folder: Location, name: str) -> RunContent:
+  """Returns what is in a MODEL_DIR, of a run that goes on too.
+
+  Args:
+    folder: MODEL_DIR.
+    name: of it, on the page.
+
+  Raises:
+    DataError: if it has no metrics.
+  """
+  lines = read_lines(folder / METRICS_FILE)
+  if not lines:
+    raise DataError(
+      "There are no metrics to report.",
+      value=folder / METRICS_FILE,
+      rule="a run writes some every LOG_PERIOD steps",
+      remedy="give the MODEL_DIR of a run that has logged",
+    )
+  rows = read_metrics(folder / METRICS_FILE)
+  starts = _json(folder / "run.json", {}).get("starts", [])
+  text = _text(folder / "config.gin")
+  life = goodput.whole_life(lines, starts)
+  limits, experts, total_steps = _settings(folder)
+  best = read_best(folder)
+  return RunContent(
+    name=name,
+    metrics=by_name(rows),
+    starts=starts,
+    config=text,
+    total_steps=total_steps,
+    goodput=goodput.describe(life) if life.total else "",
+    seconds=life.seconds,
+    checkpoints=[
+      Checkpoint(
+        info.step, info.bytes, info.committed or "", best is not None and best.step == info.step
+      )
+      for info in list_checkpoints(folder / "checkpoints")
+    ],
+    alarms=[
+      Warned(alarm.step, alarm.what, alarm.cause, alarm.remedy)
+      for alarm in all_alarms(rows, limits, experts)
+    ],
+    loads={
+      router: Loads(list(found), list(found.values()))
+      for router, found in read_loads(folder / METRICS_FILE).items()
+    },
+    pieces={
+      router: [
+        Pieces(int(expert["tokens"]), [(str(p), float(s)) for p, s in expert["top"]])
+        for expert in experts_of
+      ]
+      for router, experts_of in _json(folder / PIECES, {}).get("routers", {}).items()
+    },
+    plan=_json(folder / PLAN, None),
+  )
+
+
+def _settings(folder: Location) -> tuple[AlarmConfig, int, int | None]:
+  """Returns a run's limits of alarms, number of experts and TRAIN_STEPS, of its own configuration."""
+  config: TrainConfig | None = model_file.configured(folder / "config.gin", "train")
+  if config is None:  # it is of another version
+    return AlarmConfig(), 1, None
+  return config.alarms or AlarmConfig(), config.model.num_experts, config.total_steps
+
+
+def _names(folders: list[Location]) -> list[str]:
+  """Returns the last part of each path, or as much of it as tells them apart."""
+  depth = 1
+  parts = [str(folder).rstrip("/").split("/") for folder in folders]
+  while depth < max(map(len, parts)) and len({tuple(p[-depth:]) for p in parts}) < len(
+    {tuple(p) for p in parts}
+  ):
+    depth += 1
+  return ["/".join(part[-depth:]) for part in parts]
+
+
+def _text(path: Location) -> str:
+  try:
+    return read_text(path)
+  except OSError:
+    return ""
+
+
+def _json(path: Location, otherwise: Any) -> Any:
+  """Returns a JSON file's content; `otherwise` if there is none, or none that can be read."""
+  try:
+    return json.loads(read_text(path))
+  except (OSError, ValueError):
+    return otherwise
