@@ -184,7 +184,7 @@ def _two_vocabularies(folder: pathlib.Path) -> list[pathlib.Path]:
   """Makes two folders with a vocabulary of the same name; one has another piece in it."""
   content = (runs.ROOT / "data" / "embedded.model").read_bytes()
   folders = [folder / "words", folder / "other_words"]
-  for place, found in zip(folders, ("here", "Here"), strict=True):
+  for place, found in zip(folders, ("here", "hexq"), strict=True):
     place.mkdir()
     text = content.replace(b"\xe2\x96\x81here", b"\xe2\x96\x81" + found.encode(), 1)
     (place / "words.model").write_bytes(text)

@@ -83,6 +83,14 @@ def test_a_file_of_another_kind_is_named(tmp_path, content):
     vocabulary.Vocabulary(path)
 
 
+def test_a_vocabulary_with_a_piece_twice_is_named(tmp_path):
+  path = tmp_path / "twice.model"
+  content = Path(vocabulary.embedded_vocabulary_path()).read_bytes()
+  path.write_bytes(content.replace("\u2581here".encode(), "\u2581Here".encode(), 1))
+  with pytest.raises(errors.DataError, match=r"twice\.model(.|\n)*already defined"):
+    vocabulary.Vocabulary(path)
+
+
 def test_a_vocabulary_cut_short_is_named(tmp_path):
   path = tmp_path / "short.model"
   path.write_bytes(Path(vocabulary.embedded_vocabulary_path()).read_bytes()[:100_001])
