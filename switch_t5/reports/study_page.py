@@ -13,6 +13,7 @@ from switch_t5.reports.page import Column
 from switch_t5.reports.svg import Line
 
 _LINES = len(svg.COLOURS)
+_LONG = 24  # characters of a cell that may be broken into lines
 
 
 class Table(NamedTuple):
@@ -85,7 +86,11 @@ def _markdown_table(table: Table) -> str:
 
 
 def _table(table: Table) -> Markup:
-  columns = [Column(heading, is_prose=index > 0) for index, heading in enumerate(table.headings)]
+  longest = [max(map(len, cells)) for cells in zip(*table.rows, strict=True)]
+  columns = [
+    Column(heading, is_prose=index > 0 and longest[index] > _LONG)
+    for index, heading in enumerate(table.headings)
+  ]
   return page.table(table.caption, columns, table.rows)
 
 

@@ -55,6 +55,7 @@ class Measure(NamedTuple):
     compared: whether a column has the differences from the base arm.
     better: +1 where more is better, -1 where less is, 0 where neither is.
     absent: what is shown where there is nothing to measure.
+    interval: whether the mean has its interval, in place of the standard deviation.
   """
 
   name: str
@@ -64,6 +65,7 @@ class Measure(NamedTuple):
   compared: bool = False
   better: int = 1
   absent: str = ""
+  interval: bool = False
 
 
 class Beside(NamedTuple):
@@ -247,6 +249,8 @@ def _shown_values(measure: Measure, cell: Cell, seeds: int) -> str:
   if not cell.values:
     return measure.absent
   text = mean_and_sd(cell.values, measure.form)
+  if measure.interval and len(set(cell.values)) > 1:
+    text = shown(mean_interval(cell.values), measure.form)
   missing = seeds - len(cell.values)
   return f"{text}; {missing} of {seeds} {measure.absent}" if missing and measure.absent else text
 
@@ -260,11 +264,13 @@ def _shown_difference(measure: Measure, cell: Cell) -> str:
 
 def _explanation(family: Family, seeds: int) -> list[str]:
   base = family.arm(family.base).title
+  named = [measure.heading for measure in family.measures if measure.interval]
+  intervals = f" In brackets behind {' and '.join(named)}: the same intervals." if named else ""
   return [
     f"Means over {seeds} seeds with the standard deviation between them; differences are from {base} with "
     f"the same seed, rows and steps, in brackets {CONFIDENCE:.0%} intervals (Student's t). A difference whose "
     "interval holds 0 is inside the noise. Quality is the negative log perplexity on the validation split, in "
-    "nats per target token: higher is better."
+    "nats per target token: higher is better." + intervals
   ]
 
 
@@ -285,6 +291,27 @@ def _charts(family: Family, runs: Runs) -> Iterator[Chart]:
 
     series = arm_curves(family, runs, curve)
     yield Chart(title, f"{caption}, mean over seeds", series)
+    if not metric:
+      yield _lead(family, runs)
+
+
+def _lead(family: Family, runs: Runs) -> Chart:
+  """Returns how far each arm is ahead of the base, seed by seed, over the steps."""
+
+  def ahead(run: Run) -> list[Point]:
+    base = {
+      step: value
+      for other in runs[family.base]
+      if other.seed == run.seed
+      for step, value in held_out(other)
+    }
+    return [(step, value - base[step]) for step, value in held_out(run) if step in base]
+
+  base = family.arm(family.base).title
+  caption = (
+    "of quality from the same seed's, nats per target token, over the steps, mean over seeds"
+  )
+  return Chart(f"Difference from {base}", caption, arm_curves(family, runs, ahead))
 
 
 def _entries(
@@ -308,6 +335,8 @@ def _as_json(
       of_arm[measure.name] = {"values": values}
       if values:
         of_arm[measure.name]["mean"] = statistics.fmean(values)
+      if measure.interval and len(values) > 1:
+        of_arm[measure.name]["interval"] = mean_interval(values)._asdict()
       if difference is not None:
         said = {"inside_the_noise": not difference.is_clear_of_zero}
         of_arm[measure.name]["difference"] = difference._asdict() | said

@@ -64,8 +64,22 @@ ROUTERS = Family(
   SWITCH,
   (
     QUALITY,
-    Measure("steps", "speed-up in steps", speed_up_in_steps, ".2f", absent="not reached"),
-    Measure("time", "speed-up in time", speed_up_in_time, ".2f", absent="not reached"),
+    Measure(
+      "steps",
+      "speed-up in steps",
+      speed_up_in_steps,
+      ".2f",
+      absent="not reached",
+      interval=True,
+    ),
+    Measure(
+      "time",
+      "speed-up in time",
+      speed_up_in_time,
+      ".2f",
+      absent="not reached",
+      interval=True,
+    ),
     Measure("tokens", "tokens/s", lambda run, base: tokens_per_second(run), ",.0f"),
     Measure(
       "dropped", "dropped, late", lambda run, base: late(run, "train/fraction_dropped"), ".1%"
