@@ -21,7 +21,7 @@ from switch_t5.cli.flags import AUTO, CommandLine
 from switch_t5.cli.run_record import PACKAGES
 from switch_t5.cli.supervisor import START_FACTOR
 from switch_t5.data.vocabulary import Vocabulary, embedded_vocabulary_path
-from switch_t5.errors import ConfigError, MeshError
+from switch_t5.errors import ConfigError, MeshError, PeerLostError
 from switch_t5.sharding.placement import from_all_processes
 
 _TOGETHER = "--coordinator_address=HOST:PORT --process_count=2 --process_index=0, and 1"
@@ -54,6 +54,7 @@ def join(command_line: CommandLine) -> None:
 
   Raises:
     ConfigError: if the flags do not belong together, or the address is none.
+    PeerLostError: if process 0 cannot serve the others.
   """
   address = command_line.coordinator_address
   count, index = command_line.process_count, command_line.process_index
@@ -75,16 +76,24 @@ def join(command_line: CommandLine) -> None:
       None if address == AUTO else address,
       num_processes=count,
       process_id=index,
+      # Else Slurm gives each process one GPU, though it has all of its node's.
+      cluster_detection_method=None if address == AUTO else "deactivate",
       heartbeat_timeout_seconds=timeout,
       initialization_timeout=START_FACTOR * timeout,
     )
-  except (RuntimeError, ValueError) as error:
+  except ValueError as error:
     raise ConfigError(
+      "The processes of the run cannot be found.",
+      value=f"{given}: {error}",
+      rule="auto is for TPUs, Slurm, Open MPI and Kubernetes",
+      remedy=f"name all three: {_TOGETHER}",
+    ) from None
+  except RuntimeError as error:  # perhaps the process 0 of the last start still has the port
+    raise PeerLostError(
       "The processes of the run cannot be joined.",
       value=f"{given}: {str(error).partition(chr(10))[0]}",
-      rule="process 0 serves the others at HOST:PORT, a port that nothing else uses; auto is for "
-      "TPUs, Slurm, Open MPI and Kubernetes",
-      remedy=f"another port, or name all three: {_TOGETHER}",
+      rule="process 0 serves the others at HOST:PORT, a port that nothing else uses",
+      remedy="run all processes again, with another port if it happens again",
     ) from None
 
 

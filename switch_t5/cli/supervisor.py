@@ -35,6 +35,7 @@ START_FACTOR = 5  # hosts of a pod come up minutes apart
 _OF_CONNECTIONS = re.compile(
   r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|[Gg]loo|NCCL|onnection|[Bb]arrier|ocket"
 )
+_AGAIN = "run all processes again: the same command goes on from the newest checkpoint"
 _LAST = 3.0  # seconds by which process 0, which serves the others, leaves after them
 
 
@@ -96,7 +97,7 @@ def run(
   code = os.waitstatus_to_exitcode(status)
   said = log.text()
   if code == -signal.SIGABRT:
-    if lost := explain(said, where, timeout):
+    if lost := explain(said, where, index, timeout):
       raise lost
     sys.stderr.write(said)  # an abort for another reason
   if code < 0:
@@ -105,15 +106,15 @@ def run(
   return code if code >= 0 else 128 - code
 
 
-def explain(said: str, where: str, timeout: int) -> PeerLostError | None:
+def explain(said: str, where: str, index: int | None, timeout: int) -> PeerLostError | None:
   """Returns the error for what the runtime said before it aborted; None if it is of something else.
 
   Args:
     said: its messages about other processes.
     where: the address of process 0.
+    index: see `run`.
     timeout: see `run`.
   """
-  again = "run all processes again: the same command goes on from the newest checkpoint"
   if "RegisterTask" in said:
     return PeerLostError(
       "The processes of the run did not come together.",
@@ -129,14 +130,14 @@ def explain(said: str, where: str, timeout: int) -> PeerLostError | None:
       "Another process of the run was lost.",
       value=f"process {lost}: no sign of life for {timeout} s",
       rule="a run goes on with all of its processes or not at all",
-      remedy=f"its own log says why, if it could; {again}",
+      remedy=f"its own log says why, if it could; {_AGAIN}",
     )
   if "JAX distributed service detected fatal errors" in said:
     return PeerLostError(
-      "Process 0 of the run was lost.",
-      value=f"{where} does not answer",
+      "Another process of the run was lost." if index == 0 else "Process 0 of the run was lost.",
+      value="it was started again, or lost touch" if index == 0 else f"{where} does not answer",
       rule="a run goes on with all of its processes or not at all",
-      remedy=f"its own log says why, if it could; {again}",
+      remedy=f"its own log says why, if it could; {_AGAIN}",
     )
   return None
 
@@ -149,16 +150,25 @@ def verdict_awaited(timeout: int) -> Iterator[None]:
 
   Args:
     timeout: see `run`.
+
+  Raises:
+    PeerLostError: if JAX's error is of a connection, and the runtime says nothing.
   """
   try:
     yield
   except Exception as error:
-    cause: BaseException | None = error
-    while cause is not None:
-      if _OF_CONNECTIONS.search(str(cause)):
-        time.sleep(1.5 * timeout)
-        break
-      cause = cause.__cause__
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__) is not None:
+      chain.append(cause)
+    if any(_OF_CONNECTIONS.search(str(link)) for link in chain):
+      time.sleep(1.5 * timeout)
+      if isinstance(error, RuntimeError):  # JAX's; ours have said what they are
+        raise PeerLostError(
+          "The processes of the run lost touch, and none is known to be lost.",
+          value=str(error).partition("\n")[0][:300],
+          rule="every process answers the others in time",
+          remedy=_AGAIN,
+        ) from error
     raise
 
 

@@ -46,6 +46,8 @@ from switch_t5.training.train_step import TrainStep
 from switch_t5.training.watchdog import Watchdog
 from switch_t5.types import DeviceBatch
 
+AGREE_STEPS = 10  # a small collective: after so many steps processes ask each other for signals
+
 
 def run(command_line: CommandLine) -> None:
   """Trains as the command line says; raises Interrupted if a signal stopped it after saving."""
@@ -185,7 +187,7 @@ class Run:
         self.hooks(),
         total_steps=self.config.total_steps,
         interruption=interruption,
-        agree_period=self.config.log_period,
+        agree_period=min(self.config.log_period, AGREE_STEPS),
         on_step=on_step,
         ledger=self.ledger,
       )

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from switch_t5.cli import supervisor
+from switch_t5.errors import PeerLostError
 
 UNHEALTHY = """\
 E1126 20:24:08.374743   19022 coordination_service_agent.cc:288] Polled an error from coordination \
@@ -130,15 +131,21 @@ def test_the_child_dies_with_its_parent():
   ],
 )
 def test_the_error_names_who_is_lost(said, what):
-  error = supervisor.explain(said, "host:1", 7)
+  error = supervisor.explain(said, "host:1", 1, 7)
   assert error is not None
   assert error.value == what
 
 
 def test_an_error_of_connections_waits_for_the_runtimes_verdict():
   started = time.monotonic()
-  with pytest.raises(RuntimeError, match="Gloo"), supervisor.verdict_awaited(1):
+  with pytest.raises(PeerLostError, match="Gloo"), supervisor.verdict_awaited(1):
     raise RuntimeError("Gloo all-reduce failed: Connection closed by peer")
   assert time.monotonic() - started >= 1.5
   with pytest.raises(KeyError), supervisor.verdict_awaited(1000):
     raise KeyError("another thing")
+
+
+def test_process_0_does_not_say_that_it_is_lost_itself():
+  error = supervisor.explain(GONE, "host:1", 0, 7)
+  assert error is not None
+  assert error.what == "Another process of the run was lost."
