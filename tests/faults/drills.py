@@ -8,7 +8,8 @@ steps on six meshes print the same loss. plans: its step compiled for TPUs that 
 once, sends tokens as the layouts need. processes: 1 x 8, 2 x 4 and 4 x 2 processes and devices train
 alike and go on from each other's checkpoints. lost: one of four processes is killed, stopped or
 terminated: the others end as they should, and all go on. unlike: processes that differ end before
-anything is done, and name the key. Exits with 1 if any of this does not hold.
+anything is done, and name the key. hangs: a process of two stands still: the other says so, and ends or
+goes on. storage, flaky, two: see storage_drills. Exits with 1 if any of this does not hold.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import sys
 import tempfile
 import time
 
+import hang_drills
 import process_drills
 import runs
+import storage_drills
 from damage import DAMAGES
 
 MESHES = ((1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2), (1, 1, 4))
@@ -167,6 +170,10 @@ def main(names: list[str]) -> int:
     "processes": process_drills.processes,
     "lost": process_drills.lost,
     "unlike": process_drills.unlike,
+    "hangs": hang_drills.hangs,
+    "storage": storage_drills.storage,
+    "flaky": storage_drills.flaky,
+    "two": storage_drills.two,
   }
   verdicts = {}
   for name in names or all_drills:
