@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from switch_t5 import errors
-from switch_t5.data import embedded_corpus, example_tasks, tfds_source, vocabulary
+from switch_t5.data import embedded_corpus, example_tasks, fact_memory, tfds_source, vocabulary
 from switch_t5.data.documents import Documents, SkipBudget
 from switch_t5.data.downstream import registry
 from switch_t5.data.example_tasks import ExampleTask
@@ -27,10 +27,17 @@ from switch_t5.data.text_files import TextFiles, find_files
 
 EMBEDDED_SPAN_CORRUPTION = "embedded_span_corruption"
 TEXT_SPAN_CORRUPTION = "text_span_corruption"
+FACT_MEMORY = "fact_memory"
 C4_VERSIONS = {"c4_v220_span_corruption": "2.2.0", "c4_v310_span_corruption": "3.1.0"}
 # mT5's names: bg-Latn is the task mc4.bg_Latn.
 MC4_LANGUAGES = {f"mc4.{code.replace('-', '_')}": code for code in tfds_source.MC4_LANGUAGES}
-TASK_NAMES = (EMBEDDED_SPAN_CORRUPTION, TEXT_SPAN_CORRUPTION, *C4_VERSIONS, *MC4_LANGUAGES)
+TASK_NAMES = (
+  EMBEDDED_SPAN_CORRUPTION,
+  TEXT_SPAN_CORRUPTION,
+  FACT_MEMORY,
+  *C4_VERSIONS,
+  *MC4_LANGUAGES,
+)
 MC4 = "mc4"
 _MC4_EXPONENT = 0.3  # mT5, section 3.1
 
@@ -323,6 +330,8 @@ def get_task(
     )
   if name == EMBEDDED_SPAN_CORRUPTION:
     return SpanCorruptionTask(name, embedded_corpus.EmbeddedCorpus(), path)
+  if name == FACT_MEMORY:
+    return SpanCorruptionTask(name, fact_memory.FactMemory(), path)
   if name in C4_VERSIONS:
     return SpanCorruptionTask(name, tfds_source.c4(C4_VERSIONS[name], tfds_data_dir), path)
   if name in MC4_LANGUAGES:
