@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,9 +40,7 @@ def of_precision(study: StudyRuns) -> Facts:
     return found
   print("Asking the routers of a trained model, and compiling for 8 devices ...", flush=True)
   with study.to_log("probe"):
-    found = {
-      arm.name: {precision.BYTES: all_to_all_bytes(study, arm.name)} for arm in study.family.arms
-    }
+    found = {arm.name: all_to_all_bytes(study, arm.name) for arm in study.family.arms}
     found[precision.FLOAT32] |= broken_choices(study)
   write_text_durably(path, json.dumps(found, indent=2) + "\n")
   return found
@@ -94,10 +92,11 @@ def _asked(session: Session, params: PyTree) -> list[RouterInputs]:
   return [RouterInputs(np.concatenate(inputs[index]), kernels[index]) for index in inputs]
 
 
-def all_to_all_bytes(study: StudyRuns, arm: str) -> int:
+def all_to_all_bytes(study: StudyRuns, arm: str) -> dict[str, float]:
   """Returns bytes of one device in the all-to-alls of a step on 8 devices, all along expert.
 
-  In a process of its own: this one has the devices that it has.
+  Those of the program compiled for emulated devices, and those that the layout needs. In a process of
+  its own: this one has the devices that it has.
   """
   config = study.configs[arm]
   group = config.model.with_lengths(config.dataset.encoder_length).sequences_per_group or 1
@@ -121,11 +120,13 @@ def all_to_all_bytes(study: StudyRuns, arm: str) -> int:
   )
   if done.returncode not in (0, 1):  # 1: it would not fit
     raise RuntimeError(f"The plan of {arm} failed:\n{done.stderr}")
-  return bytes_of(json.loads(done.stdout))
+  plan = json.loads(done.stdout)
+  return {
+    precision.BYTES: bytes_of(plan["collectives"]),
+    precision.BYTES_NEEDED: bytes_of(plan["bounds"]),
+  }
 
 
-def bytes_of(plan: Mapping[str, Any]) -> int:
-  """Returns the bytes of the all-to-alls in a plan as JSON."""
-  return sum(
-    found["total"] for found in plan["collectives"] if found["kind"].endswith("all-to-all")
-  )
+def bytes_of(collectives: Sequence[Mapping[str, Any]]) -> int:
+  """Returns the bytes of the all-to-alls among collectives of a plan as JSON."""
+  return sum(found["total"] for found in collectives if found["kind"].endswith("all-to-all"))

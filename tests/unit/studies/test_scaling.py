@@ -129,17 +129,25 @@ def test_init_compares_standard_deviations():
 
 def test_precision_shows_flips_collisions_and_bytes_where_they_were_measured():
   runs = {arm.name: [run_of(arm.name, s, [5.0, 4.0]) for s in (0, 1)] for arm in PRECISION.arms}
-  assert "bytes" not in text_of(PRECISION, runs)
+  assert "Bytes" not in text_of(PRECISION, runs)
   probed = {
     "float32": {
-      **{"all_to_all_bytes": 2000, "routed_tokens": 1000, "flips_float32": 0, "flips_bfloat16": 12},
+      **{
+        "all_to_all_bytes": 2000,
+        "all_to_all_bytes_needed": 2000,
+        "routed_tokens": 1000,
+        "flips_float32": 0,
+        "flips_bfloat16": 12,
+      },
       **{"colliding_in_groups_of_512": 0, "routed_in_groups_of_512": 512},
     },
-    "selective": {"all_to_all_bytes": 1000},
+    "selective": {"all_to_all_bytes": 2000, "all_to_all_bytes_needed": 1000},
   }
   for arm, of_arm in runs.items():
     of_arm[:] = [run._replace(facts=run.facts | probed[arm]) for run in of_arm]
   text = text_of(PRECISION, runs)
   assert (
-    "0.50 times" in text and "12 of 1,000 (1.20%)" in text and "groups of 512 | 0 of 512" in text
+    "| bfloat16, router in float32 | 1,000 | 2,000 |" in text
+    and "12 of 1,000 (1.20%)" in text
+    and "groups of 512 | 0 of 512" in text
   )
