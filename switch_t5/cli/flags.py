@@ -15,6 +15,7 @@ from switch_t5.errors import ConfigError, suggest
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 AUTO = "auto"
+_REWRITTEN = {"--gin.": "--gin_bindings", "--vary.": "--vary"}
 PEER_TIMEOUT = 60
 
 
@@ -44,6 +45,8 @@ class CommandLine:
     format: of a checkpoint.
     size: of a study.
     seeds: of a study: how many.
+    vary: of a sweep: settings and their values, as gin text.
+    random: of a sweep: how many trials are drawn; None: all combinations.
     topology: of a plan: the devices.
     search: of a plan: rank the layouts.
     watch: of a report: write it again and again.
@@ -74,6 +77,8 @@ class CommandLine:
   format: str | None = None
   size: str | None = None
   seeds: int | None = None
+  vary: tuple[str, ...] = ()
+  random: int | None = None
   topology: str | None = None
   search: bool = False
   watch: bool = False
@@ -96,7 +101,7 @@ HELP = (
   ("--coordinator_address=HOST:PORT", "of process 0, in a run of several processes; or auto"),
   ("--process_count=N", "processes of the run"),
   ("--process_index=I", "which of them this is, from 0"),
-  ("--peer_timeout=SECONDS", "without a sign of life, and another process is lost; 60 without it"),
+  ("--peer_timeout=SECONDS", "silence after which another process is lost; 60 without it"),
   ("--dry_run", "check, then stop (train, infer, cache_teacher, study, plan)"),
   ("--trace_steps=A:B", "write a profiler trace of steps A to B to MODEL_DIR/trace (train)"),
   ("--job=I/N", "part I of N from 0; may run at once (cache, cache_teacher, infer)"),
@@ -106,6 +111,8 @@ HELP = (
   ("--format=FORMAT", "t5x, orbax, huggingface or safetensors (convert)"),
   ("--size=SIZE", "test, laptop or pod; laptop without it (study)"),
   ("--seeds=N", "how many seeds, at least 2 (study)"),
+  ("--vary.NAME=VALUES", "a setting of gin and a list of values to try (study sweep)"),
+  ("--random=N", "N trials at random, not all combinations (study sweep)"),
   ("--topology=CHIP:DEVICES", "v5p:8x8x8, v5e:16x16*2, h100:64, cpu:8 (plan)"),
   ("--search", "rank the layouts, and compile the best (plan)"),
   ("--watch", "write the page again every half minute (report)"),
@@ -119,7 +126,7 @@ def _define() -> flags.FlagValues:
   """Returns the flags in a registry of our own: importing a library cannot add to it."""
   values = flags.FlagValues()
   values.set_gnu_getopt()  # flags and arguments in any order
-  for name in ("gin_file", "gin_bindings", "import"):
+  for name in ("gin_file", "gin_bindings", "import", "vary"):
     flags.DEFINE_multi_string(name, [], "", flag_values=values)
   flags.DEFINE_list("gin_search_paths", [], "", flag_values=values)
   flags.DEFINE_enum("platform", None, PLATFORMS, "", flag_values=values)
@@ -128,7 +135,8 @@ def _define() -> flags.FlagValues:
   flags.DEFINE_string("trace_steps", None, "", flag_values=values)
   for name in ("job", "from", "to", "vocabulary_path", "format", "size", "topology"):
     flags.DEFINE_string(name, None, "", flag_values=values)
-  flags.DEFINE_integer("seeds", None, "", lower_bound=2, flag_values=values)
+  for name in ("seeds", "random"):
+    flags.DEFINE_integer(name, None, "", lower_bound=2, flag_values=values)
   flags.DEFINE_integer("process_count", None, "", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("process_index", None, "", lower_bound=0, flag_values=values)
   flags.DEFINE_integer("peer_timeout", PEER_TIMEOUT, "", lower_bound=1, flag_values=values)
@@ -179,6 +187,8 @@ def parse(argv: Sequence[str]) -> CommandLine:
     format=found["format"],
     size=found["size"],
     seeds=found["seeds"],
+    vary=tuple(found["vary"]),
+    random=found["random"],
     topology=found["topology"],
     search=found["search"],
     watch=found["watch"],
@@ -220,15 +230,16 @@ def _parse_job(text: str | None) -> tuple[int, int] | None:
 
 
 def _rewrite_binding(argument: str) -> str:
-  """Turns `--gin.NAME=VALUE` into `--gin_bindings=NAME = VALUE`."""
-  if not argument.startswith("--gin."):
+  """Turns `--gin.NAME=VALUE` into `--gin_bindings=NAME = VALUE`, and `--vary.NAME=VALUES` likewise."""
+  prefix = next((prefix for prefix in _REWRITTEN if argument.startswith(prefix)), None)
+  if prefix is None:
     return argument
-  match = re.fullmatch(r"--gin\.([^=]+)=(.*)", argument, re.DOTALL)
+  match = re.fullmatch(rf"{re.escape(prefix)}([^=]+)=(.*)", argument, re.DOTALL)
   if match is None:
     raise ConfigError(
       "A binding has no value.",
       value=argument,
-      rule="--gin.NAME=VALUE, in one word",
+      rule=f"{prefix}NAME=VALUE, in one word",
       remedy=f"Write {argument}=VALUE",
     )
-  return f"--gin_bindings={match[1]} = {match[2]}"
+  return f"{_REWRITTEN[prefix]}={match[1]} = {match[2]}"

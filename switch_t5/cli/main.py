@@ -86,8 +86,8 @@ MODES = {
   "study": Mode(
     "study",
     "repeat an experiment of the paper: all its runs, and its table",
-    "distill",
-    takes=("size", "seeds", "to", "dry_run"),
+    "NAME",
+    takes=("size", "seeds", "vary", "random", "to", "dry_run"),
   ),
   "report": Mode(
     "report",
@@ -108,6 +108,8 @@ _SELECTIVE = {
   "format": "--format",
   "size": "--size",
   "seeds": "--seeds",
+  "vary": "--vary",
+  "random": "--random",
   "topology": "--topology",
   "search": "--search",
   "watch": "--watch",

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mode `study`: an experiment of the paper as runs of `train`, and the table that they make.
 
-A study goes on where it was stopped, and takes up more seeds: see `study_runs`.
+A study goes on where it was stopped, and takes up more seeds: see `study_runs`. `study sweep` is one of
+settings of the user's own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from switch_t5.checkpoint.run_lock import RunLock
-from switch_t5.cli import study_probe, study_report
+from switch_t5.cli import study_probe, study_report, study_sweep
 from switch_t5.cli.flags import CommandLine
 from switch_t5.cli.study_runs import StudyRuns
 from switch_t5.errors import ConfigError, suggest
@@ -30,13 +31,23 @@ FAMILIES: dict[str, Family] = {
   family.name: family
   for family in (SCALING, CAPACITY, ROUTERS, PRECISION, INIT, EXPLORATION, BALANCE, DISTILL)
 }
-STUDIES = tuple(FAMILIES)
+SWEEP = "sweep"
+STUDIES = (*FAMILIES, SWEEP)
 USAGE = f"switch_t5 study {'|'.join(STUDIES)} [--size={'|'.join(SIZES)}] [--seeds=N] [--to=FOLDER]"
 
 
 def run(command_line: CommandLine) -> None:
   """Runs a study, or what is left of it, and prints and writes its table."""
   name = _check(command_line)
+  if name == SWEEP:
+    study_sweep.run(command_line)
+    return
+  if command_line.vary or command_line.random:
+    raise ConfigError(
+      "The studies of the paper vary nothing else.",
+      value=", ".join(command_line.vary) or f"--random={command_line.random}",
+      remedy=f"switch_t5 study {SWEEP}",
+    )
   family, size = FAMILIES[name], command_line.size or "laptop"
   _check_own(command_line, family)
   folder = on_disk(command_line.to or f"studies/{name}_{size}", "The folder of a study")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 import textwrap
@@ -11,7 +12,7 @@ import pages
 import pytest
 import runs
 
-from switch_t5.cli import flags, gin_setup, plan
+from switch_t5.cli import flags, gin_setup, plan, study
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.configuration import parameters
 from switch_t5.cli.main import MODES
@@ -51,7 +52,9 @@ def test_a_command_of_the_pages_is_understood(command: pages.Command, tmp_path, 
       (tmp_path / name).write_text("include 'recipes/pretrain_demo.gin'\nMODEL_DIR = 'm'\n")
   mode = parsed.arguments[0]
   assert mode in MODES
-  if parsed.gin_files:
+  if mode == "study":  # its files are of every run
+    study.run(dataclasses.replace(parsed, dry_run=True))
+  elif parsed.gin_files:
     unneeded = plan._UNNEEDED if mode == "plan" else {}
     loaded = gin_setup.load_command_line(parsed, CONFIGURABLES, CALLED[mode], unneeded)
     loaded.call(CALLED[mode])
