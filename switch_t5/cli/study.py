@@ -59,6 +59,7 @@ def run(command_line: CommandLine) -> None:
   with RunLock(folder):
     study.claim()
     study.train(study.plan, study.steps)
+    study.check_same_data()
     probed = study_probe.PROBES[name](study) if name in study_probe.PROBES else {}
     runs = {arm.name: _runs(study, arm.name, probed) for arm in family.arms}
     title = f"{family.title}, {size}: {study.steps:,} steps"

@@ -50,10 +50,17 @@ class Planned(NamedTuple):
 
 
 class Pace(NamedTuple):
-  """How long runs take here: seconds of a step, and of what surrounds the steps."""
+  """How long runs take here.
+
+  Attributes:
+    step: seconds of a step.
+    around: of what surrounds the steps, programs that are compiled left out.
+    compilation: of the step's program, the first time.
+  """
 
   step: float
   around: float
+  compilation: float = 0.0
 
 
 class StudyRuns:
@@ -143,18 +150,19 @@ class StudyRuns:
       f"{self.folder}"
     )
     paces = self._measure_paces() if left else {}
+    compiled = set(paces)
     for index, planned in enumerate(left):
-      minutes = sum(self._seconds(paces, rest, steps) for rest in left[index:]) / 60
+      minutes = self._seconds(paces, left[index:], steps, compiled) / 60
       print(
         f"{planned.arm.title}, seed {planned.seed} (about {minutes:.0f} minutes for what is left) ...",
         flush=True,
       )
+      compiled.add(planned.arm.name)
       started = time.perf_counter()
       self._train(planned, steps)
       run = self.read(planned, steps)
       said = "diverged" if run.diverged else f"quality {quality(run):.4f}"
       print(f"  {said}, {time.perf_counter() - started:.0f} s", flush=True)
-    self._check_same_data(plan)
 
   def is_done(self, planned: Planned, steps: int) -> bool:
     """Whether a run has reached `steps` and was evaluated there, or has diverged."""
@@ -183,6 +191,22 @@ class StudyRuns:
       _text(path / DIVERGED),
     )
 
+  def check_same_data(self) -> None:
+    """Raises DataError if the runs of a seed did not read the same rows in the same order."""
+    for seed in range(self.seeds):
+      seen: dict[str, str] = {}
+      for planned in (planned for planned in self.plan if planned.seed == seed):
+        data = self.start(planned)["data"]
+        rows = {name: value for name, value in data.items() if name != "teacher"}
+        seen.setdefault(json.dumps(rows, sort_keys=True), planned.name)
+      if len(seen) > 1:
+        raise DataError(
+          "The runs of one seed did not read the same data.",
+          value=f"{' and '.join(seen.values())} of {self.folder}",
+          rule="their differences are those of the training, so the rows are the same",
+          remedy="remove the folders of that seed: they are trained again",
+        )
+
   def start(self, planned: Planned) -> dict[str, Any]:
     """Returns what the last start of a run was recorded with."""
     path = self.path(planned) / "run.json"
@@ -205,6 +229,7 @@ class StudyRuns:
       gin_files=(*model, *arm.files, *self._command_line.gin_files),
       gin_bindings=(*self._command_line.gin_bindings, *bindings),
       to=None,
+      started=time.monotonic(),
     )
 
   def command_up_to(self, planned: Planned, steps: int) -> CommandLine:
@@ -260,32 +285,25 @@ class StudyRuns:
       rows = read_metrics(folder / planned.name / METRICS_FILE)
       rates = [row["train/tokens_per_second"] for row in rows if "train/tokens_per_second" in row]
       step = tokens / rates[-1]  # not the first window: memory is touched for the first time
-      paces[arm.name] = Pace(step, max(seconds - TIMED_STEPS * step, 0.0))
+      compilation = max(row.get("goodput/compilation_seconds", 0.0) for row in rows)
+      around = max(seconds - TIMED_STEPS * step - compilation, 0.0)
+      paces[arm.name] = Pace(step, around, compilation)
       print(f"  {arm.title}: {step:.3f} s a step", flush=True)
     shutil.rmtree(folder)
     return paces
 
-  def _seconds(self, paces: dict[str, Pace], planned: Planned, steps: int) -> float:
-    """Returns how long a run will take from where it is."""
-    pace = paces[planned.arm.timed_as or planned.arm.name]
-    done = max(list_steps(self.path(planned) / "checkpoints"), default=0)
-    return pace.step * max(steps - done, 0) + pace.around
-
-  def _check_same_data(self, plan: Sequence[Planned]) -> None:
-    """Raises DataError if the runs of a seed did not read the same rows in the same order."""
-    for seed in range(self.seeds):
-      seen: dict[str, str] = {}
-      for planned in (planned for planned in plan if planned.seed == seed):
-        data = self.start(planned)["data"]
-        rows = {name: value for name, value in data.items() if name != "teacher"}
-        seen.setdefault(json.dumps(rows, sort_keys=True), planned.name)
-      if len(seen) > 1:
-        raise DataError(
-          "The runs of one seed did not read the same data.",
-          value=f"{' and '.join(seen.values())} of {self.folder}",
-          rule="their differences are those of the training, so the rows are the same",
-          remedy="remove the folders of that seed: they are trained again",
-        )
+  def _seconds(
+    self, paces: dict[str, Pace], left: Sequence[Planned], steps: int, compiled: set[str]
+  ) -> float:
+    """Returns how long runs will take from where they are; `compiled` are arms that have programs."""
+    seconds, seen = 0.0, set(compiled)
+    for planned in left:
+      pace = paces[planned.arm.timed_as or planned.arm.name]
+      done = max(list_steps(self.path(planned) / "checkpoints"), default=0)
+      seconds += pace.step * max(steps - done, 0) + pace.around
+      seconds += 0.0 if planned.arm.name in seen else pace.compilation
+      seen.add(planned.arm.name)
+    return seconds
 
   def _load(self, arm: Arm) -> Configuration:
     command = self.command(Planned(arm, 0), Path("study"))

@@ -13,7 +13,7 @@ import runs
 from switch_t5.cli import gin_setup, main, study
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import parse
-from switch_t5.cli.study_runs import StudyRuns
+from switch_t5.cli.study_runs import Pace, StudyRuns
 from switch_t5.data.vocabulary import embedded_vocabulary_path
 from switch_t5.errors import ConfigError
 from switch_t5.sharding.mesh import MeshShape
@@ -204,3 +204,13 @@ def test_the_picture_s_library_is_asked_for_before_anything_is_trained(tmp_path,
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   code = main.main([*TEST, f"--to={tmp_path / 'study'}"])
   assert code == 2 and not (tmp_path / "study").exists()
+
+
+def test_what_is_left_is_reckoned_with_the_steps_done_and_programs_compiled_once(tmp_path):
+  made = StudyRuns(
+    parse(["study", "balance", "--size=test"]), study.FAMILIES["balance"], "test", tmp_path, 2
+  )
+  (tmp_path / "alpha0_seed0" / "checkpoints" / "checkpoint_4").mkdir(parents=True)
+  paces = {"alpha0": Pace(step=1.0, around=10.0, compilation=100.0)}
+  # 8 runs of 6 steps, of which 4 are done; three arms have no program yet.
+  assert made._seconds(paces, made.plan, 6, {"alpha0"}) == 8 * 16 - 4 + 3 * 100
