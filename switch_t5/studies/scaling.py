@@ -91,7 +91,7 @@ def _law_sentences(law: Law) -> list[str]:
     "of one size N, so that a and c cannot be told from d and are not fitted. "
     f"b = {shown(b, '+.5f')}, d = {shown(d, '.4f')} ({CONFIDENCE:.0%} intervals, runs taken as independent; "
     f"what is left is {law.residual:.4f} in log L): each doubling of the experts multiplies the loss by "
-    f"{2**b.estimate:.4f}. The dense model counts as one expert. The law's saturating count of experts has two "
+    f"{2**b.estimate:.4f}{'' if b.is_clear_of_zero else ', inside the noise'}. The dense model counts as one expert. The law's saturating count of experts has two "
     "more constants, for which these points are too few."
   ]
 
