@@ -127,7 +127,9 @@ def beside(runs: Runs) -> Beside:
     "Speed-ups are those of the paper: the dense model's steps (or its training time) over those after which an "
     "arm is as good as the dense model at its end, between two evaluations by a straight line; time is each run's "
     "median pace, without compilation, evaluation and checkpoints.",
-    _flops_sentence(runs),
+    _flops_sentence(runs)
+    + " The dense model has T5's first parameters, the others those of Switch models (a tenth of "
+    "the variance), as in the paper.",
     *_law_sentences(law),
   ]
   return Beside(sentences, charts=[chart], content=content)

@@ -106,10 +106,15 @@ def test_a_study_is_one_process():
     study.run(parse([*TEST, "--coordinator_address=here:1"]))
 
 
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", study.FAMILIES)
-def test_the_arms_of_a_study_differ_in_nothing_but_what_they_compare(name):
+def test_the_arms_of_a_study_differ_in_nothing_but_what_they_compare(name, size):
   family = study.FAMILIES[name]
-  made = StudyRuns(parse(["study", name, "--size=test"]), family, "test", Path("study"), 2)
+  vocabulary = f"--gin.VOCABULARY_PATH='{embedded_vocabulary_path()}'"
+  command = parse(["study", name, *([vocabulary] if size == "pod" else [])])
+  made = StudyRuns(command, family, size, Path("study"), 2)
+  for config in made.configs.values():
+    config.checked_model(MeshShape.parse(config.mesh_shape))
   lines = {arm: set(text.splitlines()) for arm, text in made.settings.items()}
   for arm in family.arms:
     differing = lines[arm.name] ^ lines[family.base]
