@@ -169,7 +169,8 @@ class StudyRuns:
     path = self.path(planned)
     if (path / DIVERGED).exists():
       return True
-    saved = steps in list_steps(path / "checkpoints")
+    # It may have gone on since, and have deleted the checkpoint of that step.
+    saved = max(list_steps(path / "checkpoints"), default=0) >= steps
     return saved and quality(self.read(planned, steps)) is not None
 
   def read(self, planned: Planned, steps: int) -> Run:

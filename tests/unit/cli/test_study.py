@@ -219,3 +219,19 @@ def test_what_is_left_is_reckoned_with_the_steps_done_and_programs_compiled_once
   paces = {"alpha0": Pace(step=1.0, around=10.0, compilation=100.0)}
   # 8 runs of 6 steps, of which 4 are done; three arms have no program yet.
   assert made._seconds(paces, made.plan, 6, {"alpha0"}) == 8 * 16 - 4 + 3 * 100
+
+
+def test_a_run_that_went_on_is_done_up_to_where_it_was_evaluated(tmp_path):
+  family = study.FAMILIES["balance"]
+  made = StudyRuns(parse(["study", "balance", "--size=test"]), family, "test", tmp_path, 2)
+  path = made.path(made.plan[0])
+  rows = [
+    {"step": step, "eval/embedded_span_corruption/cross_entropy": 9.0 - step} for step in (3, 6)
+  ]
+  path.mkdir()
+  (path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+  assert not made.is_done(made.plan[0], 3)  # evaluated, and never saved
+  (path / "checkpoints" / "checkpoint_6").mkdir(parents=True)
+  assert made.is_done(made.plan[0], 3) and made.is_done(made.plan[0], 6)
+  assert not made.is_done(made.plan[0], 12)
+  assert made.read(made.plan[0], 3).metrics["step"] == [(3, 3)]
