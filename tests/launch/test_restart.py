@@ -25,7 +25,7 @@ exit "$code"
 WAITS = """\
 for name in TERM INT; do trap "echo $name >> signals; sleep 0.2; exit 75" "$name"; done
 echo start >> starts
-while true; do sleep 0.05; done
+for i in $(seq 600); do sleep 0.05; done
 """
 
 
@@ -45,6 +45,7 @@ def start(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_listens_to_ctrl_c,
       )
     )
     return processes[-1]
@@ -52,7 +53,13 @@ def start(tmp_path):
   yield run
   for process in processes:
     process.kill()
-    process.communicate()
+    process.wait()
+    process.stderr.close()  # not read to its end: a command that is left may hold the other
+
+
+def _listens_to_ctrl_c() -> None:
+  """Bash cannot trap what was ignored when it started, as it is below a shell's background job."""
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def lines(file: pathlib.Path) -> list[str]:
