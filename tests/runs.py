@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from unittest import mock
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -38,7 +39,11 @@ def tiny_flags(folder: pathlib.Path, **macros: object) -> list[str]:
 def run_here(*argv: str) -> tuple[int, str, str]:
   """Runs `switch_t5 ARGV` in this process; returns exit code, standard output and error."""
   output, errors = io.StringIO(), io.StringIO()
-  with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+  with (
+    contextlib.redirect_stdout(output),
+    contextlib.redirect_stderr(errors),
+    mock.patch.dict(os.environ),  # a mode may emulate other devices
+  ):
     code = main.main(argv)
   return code, output.getvalue(), errors.getvalue()
 

@@ -85,6 +85,7 @@ def run(
   sys.stdout.flush()
   sys.stderr.flush()
   parent = os.getpid()
+  signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # until both know what to do with them
   child = os.fork()
   if child == 0:
     os.close(reader)
@@ -179,6 +180,7 @@ def _become_child(parent: int, log: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   if os.getppid() != parent:
     os._exit(128 + signal.SIGKILL)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
   # Python's own messages and the progress bar go where they went.
   sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
   os.dup2(log, 2)
@@ -213,6 +215,7 @@ def _signals_passed_on(child: int) -> Iterator[None]:
       os.kill(child, number)
 
   before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
   try:
     yield
   finally:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import jax
 import pytest
 
 from switch_t5.cli import distributed, flags
@@ -30,13 +31,21 @@ from switch_t5.errors import ConfigError, MeshError
       ["--coordinator_address=no.such.host.invalid:80", "--process_count=2", "--process_index=0"],
       "no.such.host.invalid:80: ",
     ),
-    (["--coordinator_address=auto"], "--coordinator_address=auto"),  # no scheduler here
   ],
 )
 def test_flags_that_make_no_run_of_processes_are_refused(argv, value):
   with pytest.raises(ConfigError) as refused:
     distributed.join(flags.parse(["train", *argv]))
   assert value in str(refused.value.value)
+
+
+def test_without_a_scheduler_nothing_can_be_asked_for_the_address(monkeypatch):
+  def initialize(*_, **__):  # JAX's, in a process that has used no device yet
+    raise ValueError("coordinator_address should be defined.")
+
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  with pytest.raises(ConfigError, match=r"auto is for TPUs(.|\n)*name all three"):
+    distributed.join(flags.parse(["train", "--coordinator_address=auto"]))
 
 
 def test_processes_that_differ_are_told_by_key(monkeypatch):

@@ -18,6 +18,7 @@ from switch_t5.cli.student import LOAD_BATCHES
 from switch_t5.cli.train import Run
 from switch_t5.data.vocabulary import embedded_vocabulary_path
 from switch_t5.interop import detect
+from switch_t5.training.goodput import Ledger
 
 DENSE = {
   "NUM_EXPERTS": 0,
@@ -46,7 +47,7 @@ def open_run(folder, teacher, as_teacher):
   given = flags(folder, teacher, **{"InitialCheckpoint.as_teacher": as_teacher})
   bindings = [flag.removeprefix("--gin.").replace("=", " = ", 1) for flag in given[1:]]
   config = gin_setup.load([str(runs.TINY)], bindings, [], CONFIGURABLES).call("train")
-  run = Run(open_session(config), "", None)
+  run = Run(open_session(config), "", None, Ledger())
   run.open_initial_checkpoint()
   run.open_teacher()
   run.open_data()

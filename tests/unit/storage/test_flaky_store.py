@@ -55,6 +55,9 @@ def test_a_checkpoint_is_saved_and_restored_through_a_flaky_store(proxy, gs_pref
 def test_a_store_that_is_down_ends_in_one_error_with_object_tries_and_time(
   proxy, gs_prefix, monkeypatch
 ):
+  manager = CheckpointManager(f"{gs_prefix}/checkpoints")
+  manager.save(1, {"a": jnp.ones(3)}, data_state={}, config_text="")
+  manager.wait()
   monkeypatch.setattr(retries, "ATTEMPTS", 1)
   proxy.down = True
   with pytest.raises(StorageError, match=f"{gs_prefix}/one") as ended:
@@ -62,13 +65,9 @@ def test_a_store_that_is_down_ends_in_one_error_with_object_tries_and_time(
   assert "tried 1 times in" in str(ended.value)
   with pytest.raises(StorageError, match=f"{gs_prefix}/two"):
     ConditionalObject(location(gs_prefix) / "two").read()
-  proxy.down = False
-  manager = CheckpointManager(f"{gs_prefix}/checkpoints")
-  manager.save(1, {"a": jnp.ones(3)}, data_state={}, config_text="")
-  manager.wait()
-  proxy.down = True
   with pytest.raises((CheckpointError, StorageError), match=gs_prefix):
     manager.save(2, {"a": jnp.ones(3)}, data_state={}, config_text="")
     manager.wait()
+  monkeypatch.undo()
   proxy.down = False
   assert [info.step for info in list_checkpoints(f"{gs_prefix}/checkpoints", verify=True)] == [1]
