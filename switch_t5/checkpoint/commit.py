@@ -26,6 +26,7 @@ from orbax.checkpoint.future import ChainedFuture, Future
 
 from switch_t5.checkpoint import manifest, orbax_stores
 from switch_t5.storage import objects
+from switch_t5.storage.files import fsync
 from switch_t5.storage.location import Location, is_remote, location
 
 # Commits a complete temporary directory to its final name; on an object store both are the same.
@@ -137,11 +138,11 @@ def write_text_durably(path: Location, text: str) -> None:
   path = pathlib.Path(path)
   temporary = path.with_name(f"{path.name}.tmp")
   temporary.write_text(text, encoding="utf-8")
-  manifest.fsync(temporary)
+  fsync(temporary)
   rename_durably(temporary, path)
 
 
 def rename_durably(source: pathlib.Path, target: pathlib.Path) -> None:
   """Renames within one directory, so that a power cut does not undo it."""
   os.rename(source, target)
-  manifest.fsync(target.parent)
+  fsync(target.parent)

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from switch_t5.checkpoint import json_limits
 from switch_t5.storage import objects
+from switch_t5.storage.files import fsync
 from switch_t5.storage.location import Location, is_remote
 
 MANIFEST = "manifest.json"
@@ -200,15 +201,6 @@ def find_problems(
     to_read.sort(key=lambda file: (manifest.files[file].bytes, file))
     problems += _changed_files(directory, manifest, to_read[share[0] :: share[1]])
   return sorted(problems)
-
-
-def fsync(path: pathlib.Path) -> None:
-  """Makes a file or a directory survive a power cut."""
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def _check_size(

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from switch_t5.checkpoint.manifest import fsync
 from switch_t5.errors import ConfigError, DataError
 from switch_t5.storage import files
+from switch_t5.storage.files import fsync
 from switch_t5.storage.location import Location, location
 
 INDEX = "index"

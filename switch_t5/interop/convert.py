@@ -22,7 +22,7 @@ from typing import Any
 from switch_t5.checkpoint import stored_steps
 from switch_t5.checkpoint.commit import rename_durably
 from switch_t5.checkpoint.listing import list_steps
-from switch_t5.checkpoint.manifest import MANIFEST, fsync
+from switch_t5.checkpoint.manifest import MANIFEST
 from switch_t5.errors import CheckpointError
 from switch_t5.interop import (
   detect,
@@ -39,6 +39,7 @@ from switch_t5.interop.checkpoint import Progress, StoredCheckpoint
 from switch_t5.interop.model_shape import deduce_model
 from switch_t5.model.config import ModelConfig
 from switch_t5.storage import files, transfers
+from switch_t5.storage.files import fsync
 from switch_t5.storage.location import Location, is_remote
 
 EXPORTED = tuple(name for name in detect.FORMATS if name != detect.OWN)

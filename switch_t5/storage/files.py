@@ -124,9 +124,9 @@ def commit(unfinished: pathlib.Path, path: Location) -> None:
   if is_remote(path):
     transfers.upload(unfinished, path)
     return
-  _synchronise(unfinished)
+  fsync(unfinished)
   os.replace(unfinished, path)
-  _synchronise(pathlib.Path(path.parent))
+  fsync(pathlib.Path(path.parent))
 
 
 def remove_temporary_files(directory: Location) -> None:
@@ -136,7 +136,8 @@ def remove_temporary_files(directory: Location) -> None:
       path.unlink(missing_ok=True)
 
 
-def _synchronise(path: pathlib.Path) -> None:
+def fsync(path: pathlib.Path) -> None:
+  """Makes a file or a directory survive a power cut."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

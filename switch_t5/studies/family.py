@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 from switch_t5.reports.axes import Point
 from switch_t5.reports.intervals import Entry
 from switch_t5.reports.study_page import Chart, StudyContent, Table
-from switch_t5.studies.curves import Run, held_out, mean_curve, quality
+from switch_t5.studies.curves import (
+  Run,
+  held_out,
+  mean_curve,
+  quality,
+  speed_up_in_steps,
+  speed_up_in_time,
+  tokens_per_second,
+)
 from switch_t5.studies.paired import CONFIDENCE, Interval, mean_interval
 
 SIZES = ("test", "laptop", "pod")
@@ -96,6 +104,14 @@ class Outcome(NamedTuple):
 Runs = Mapping[str, Sequence[Run]]  # by arm, in the order of seeds
 QUALITY = Measure(
   "quality", "quality", lambda run, base: quality(run), compared=True, absent="diverged"
+)
+# Over the base: its steps, or time, over those after which an arm is as good as it at its end.
+SPEED = (
+  Measure(
+    "steps", "speed-up in steps", speed_up_in_steps, ".2f", absent="not reached", interval=True
+  ),
+  Measure("time", "speed-up in time", speed_up_in_time, ".2f", absent="not reached", interval=True),
+  Measure("tokens", "tokens/s", lambda run, base: tokens_per_second(run), ",.0f"),
 )
 
 QUALITY_CURVE = (

@@ -3,13 +3,8 @@
 
 from __future__ import annotations
 
-from switch_t5.studies.curves import (
-  late,
-  speed_up_in_steps,
-  speed_up_in_time,
-  tokens_per_second,
-)
-from switch_t5.studies.family import QUALITY, Arm, Beside, Family, Measure, Runs
+from switch_t5.studies.curves import late
+from switch_t5.studies.family import QUALITY, SPEED, Arm, Beside, Family, Measure, Runs
 
 SWITCH = "switch"
 
@@ -64,23 +59,7 @@ ROUTERS = Family(
   SWITCH,
   (
     QUALITY,
-    Measure(
-      "steps",
-      "speed-up in steps",
-      speed_up_in_steps,
-      ".2f",
-      absent="not reached",
-      interval=True,
-    ),
-    Measure(
-      "time",
-      "speed-up in time",
-      speed_up_in_time,
-      ".2f",
-      absent="not reached",
-      interval=True,
-    ),
-    Measure("tokens", "tokens/s", lambda run, base: tokens_per_second(run), ",.0f"),
+    *SPEED,
     Measure(
       "dropped", "dropped, late", lambda run, base: late(run, "train/fraction_dropped"), ".1%"
     ),

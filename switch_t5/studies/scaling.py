@@ -14,11 +14,19 @@ from switch_t5.studies.curves import (
   Run,
   held_out,
   quality,
-  speed_up_in_steps,
-  speed_up_in_time,
   tokens_per_second,
 )
-from switch_t5.studies.family import QUALITY, Arm, Beside, Family, Measure, Runs, arm_curves, shown
+from switch_t5.studies.family import (
+  QUALITY,
+  SPEED,
+  Arm,
+  Beside,
+  Family,
+  Measure,
+  Runs,
+  arm_curves,
+  shown,
+)
 from switch_t5.studies.paired import CONFIDENCE, Interval, half_width
 
 DENSE = "dense"
@@ -174,23 +182,7 @@ SCALING = Family(
   DENSE,
   (
     QUALITY,
-    Measure(
-      "steps",
-      "speed-up in steps",
-      speed_up_in_steps,
-      ".2f",
-      absent="not reached",
-      interval=True,
-    ),
-    Measure(
-      "time",
-      "speed-up in time",
-      speed_up_in_time,
-      ".2f",
-      absent="not reached",
-      interval=True,
-    ),
-    Measure("tokens", "tokens/s", lambda run, base: tokens_per_second(run), ",.0f"),
+    *SPEED,
     Measure("parameters", "parameters", lambda run, base: run.facts["parameters"], ",.0f"),
   ),
   beside=beside,
