@@ -53,7 +53,7 @@ def processes(folder: pathlib.Path) -> bool:
     difference = max(abs(losses[step] / first[step] - 1) for step in first)
     text = (here / "model" / "metrics.jsonl").read_text()
     lines = sum('"train/loss"' in line for line in text.splitlines()) / len(losses)
-    then, _ = ARRANGEMENTS[(number + 1) % len(ARRANGEMENTS)], None
+    then = ARRANGEMENTS[(number + 1) % len(ARRANGEMENTS)]
     other = shutil.copytree(here, folder / f"{number}_as_another")
     shutil.rmtree(other / "model" / "checkpoints" / "checkpoint_8")
     (other / "model" / "metrics.jsonl").unlink()
@@ -99,11 +99,11 @@ LOSSES: tuple[tuple[str, int, Callable[[subprocess.Popen[str]], None], int], ...
 
 
 def lost(folder: pathlib.Path) -> bool:
-  """Loses one of four processes in each way, and runs all again; twice each."""
+  """Loses one of four processes in each way, and runs all again."""
   held = True
   print("| what | to process | the others end with | after, s | errors in a log | goes on from |")
   print("|---|---|---|---|---|---|")
-  for what, index, inflict, expected in LOSSES * 2:
+  for what, index, inflict, expected in LOSSES:
     given = flags(folder, 2, TRAIN_STEPS=10**6, LOG_PERIOD=2)
     started = start(4, *given)
     step = runs.last_step(folder / "model")
