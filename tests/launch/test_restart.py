@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -27,6 +28,13 @@ for name in TERM INT; do trap "echo $name >> signals; sleep 0.2; exit 75" "$name
 echo start >> starts
 for i in $(seq 600); do sleep 0.05; done
 """
+# Bash cannot trap what was ignored when it started, as Ctrl-C is below a shell's background job.
+LISTENING = (
+  sys.executable,
+  "-c",
+  "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+  "os.execvp(sys.argv[1], sys.argv[1:])",
+)
 
 
 @pytest.fixture
@@ -39,13 +47,12 @@ def start(tmp_path):
     given = {f"RESTART_{name.upper()}": str(value) for name, value in variables.items()}
     processes.append(
       subprocess.Popen(
-        ["bash", str(RESTART), "bash", "command.sh", *map(str, arguments)],
+        [*LISTENING, "bash", str(RESTART), "bash", "command.sh", *map(str, arguments)],
         cwd=tmp_path,
         env=os.environ | {"RESTART_PAUSE": "0"} | given,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_listens_to_ctrl_c,
       )
     )
     return processes[-1]
@@ -55,11 +62,6 @@ def start(tmp_path):
     process.kill()
     process.wait()
     process.stderr.close()  # not read to its end: a command that is left may hold the other
-
-
-def _listens_to_ctrl_c() -> None:
-  """Bash cannot trap what was ignored when it started, as it is below a shell's background job."""
-  signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def lines(file: pathlib.Path) -> list[str]:
