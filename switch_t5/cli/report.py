@@ -16,7 +16,7 @@ from switch_t5.cli.train_config import TrainConfig
 from switch_t5.errors import ConfigError, DataError
 from switch_t5.metrics import goodput
 from switch_t5.metrics.alarms import AlarmConfig, all_alarms
-from switch_t5.metrics.writer import METRICS_FILE, read_lines, read_loads, read_metrics
+from switch_t5.metrics.writer import METRICS_FILE, by_step, read_log
 from switch_t5.reports import run_page
 from switch_t5.reports.run_content import Checkpoint, Loads, Pieces, RunContent, Warned, by_name
 from switch_t5.storage.location import Location, location
@@ -56,18 +56,18 @@ def read_run(folder: Location, name: str) -> RunContent:
   Raises:
     DataError: if it has no metrics.
   """
-  lines = read_lines(folder / METRICS_FILE)
-  if not lines:
+  log = read_log(folder / METRICS_FILE)
+  if not log.lines:
     raise DataError(
       "There are no metrics to report.",
       value=folder / METRICS_FILE,
       rule="a run writes some every LOG_PERIOD steps",
       remedy="give the MODEL_DIR of a run that has logged",
     )
-  rows = read_metrics(folder / METRICS_FILE)
+  rows = by_step(log.lines)
   starts = _json(folder / "run.json", {}).get("starts", [])
   text = _text(folder / "config.gin")
-  life = goodput.whole_life(lines, starts)
+  life = goodput.whole_life(log.lines, starts)
   limits, experts, total_steps = _settings(folder)
   best = read_best(folder)
   return RunContent(
@@ -89,8 +89,8 @@ def read_run(folder: Location, name: str) -> RunContent:
       for alarm in all_alarms(rows, limits, experts)
     ],
     loads={
-      router: Loads(list(found), list(found.values()))
-      for router, found in read_loads(folder / METRICS_FILE).items()
+      router: Loads(sorted(found), [found[step] for step in sorted(found)])
+      for router, found in log.loads.items()
     },
     pieces={
       router: [

@@ -15,9 +15,9 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
@@ -105,26 +105,20 @@ class MetricsWriter:
     self._events.close()
 
 
-def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-  """Returns the rows of a metrics.jsonl, one for each step, in the order of steps.
+class Log(NamedTuple):
+  """What a metrics.jsonl says.
 
-  A resumed run writes some steps again, and evaluation may write a line of its own: of the lines of
-  one step, the last that has a name gives its value.
-
-  Args:
-    path: of the file.
-
-  Raises:
-    DataError: see `read_lines`.
+  Attributes:
+    lines: as they were written, steps that were repeated too.
+    loads: by router and step, of each expert over the mean load; in the order of the lines.
   """
-  rows: dict[int, dict[str, float]] = {}
-  for row in read_lines(path):
-    rows.setdefault(int(row["step"]), {}).update(row)
-  return [rows[step] for step in sorted(rows)]
+
+  lines: list[dict[str, float]]
+  loads: dict[str, dict[int, list[float]]]
 
 
-def read_lines(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-  """Returns the lines of a metrics.jsonl as they were written, steps that were repeated too.
+def read_log(path: str | os.PathLike[str]) -> Log:
+  """Returns all that is in a metrics.jsonl.
 
   A line without its end, which a run is still writing or was killed at, is ignored.
 
@@ -135,40 +129,15 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, float]]:
   Raises:
     DataError: if a line is not a JSON object with a step.
   """
-  return [
-    {name: _decode(value) for name, value in row.items() if name != LOADS} for row in _parsed(path)
-  ]
-
-
-def read_loads(path: str | os.PathLike[str]) -> dict[str, dict[int, list[float]]]:
-  """Returns, by router and step in their order, the load of each expert over the mean load.
-
-  Args:
-    path: see `read_lines`.
-
-  Raises:
-    DataError: see `read_lines`.
-  """
-  found: dict[str, dict[int, list[float]]] = {}
-  for row in _parsed(path):
-    for router, text in row.get(LOADS, {}).items():
-      found.setdefault(router, {})[int(row["step"])] = expert_loads.decode(text)
-  return {router: dict(sorted(of_steps.items())) for router, of_steps in found.items()}
-
-
-def _parsed(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-  """Returns the lines, every value checked."""
   content = _content(location(path))
-  rows = []
+  log = Log([], {})
   for number, line in enumerate(content.split(b"\n")[:-1], start=1):
     try:
       row = json.loads(line)
-      int(row["step"])
-      for name, value in row.items():
-        if name == LOADS:
-          list(map(expert_loads.decode, value.values()))
-        else:
-          _decode(value)
+      step, loads = int(row["step"]), row.pop(LOADS, {})
+      log.lines.append({name: _decode(value) for name, value in row.items()})
+      for router, text in loads.items():
+        log.loads.setdefault(router, {})[step] = expert_loads.decode(text)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
       raise DataError(
         f"Line {number} of {path} is not a row of metrics.",
@@ -176,8 +145,29 @@ def _parsed(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         rule='each line is a JSON object with "step" and numbers',
         remedy="remove the line",
       ) from error
-    rows.append(row)
-  return rows
+  return log
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+  """Returns the lines of a metrics.jsonl as they were written; see `read_log`."""
+  return read_log(path).lines
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+  """Returns the rows of a metrics.jsonl by step; see `read_log` and `by_step`."""
+  return by_step(read_lines(path))
+
+
+def by_step(lines: Iterable[Mapping[str, float]]) -> list[dict[str, float]]:
+  """Returns one row for each step, in the order of steps.
+
+  A resumed run writes some steps again, and evaluation may write a line of its own: of the lines of
+  one step, the last that has a name gives its value.
+  """
+  rows: dict[int, dict[str, float]] = {}
+  for line in lines:
+    rows.setdefault(int(line["step"]), {}).update(line)
+  return [rows[step] for step in sorted(rows)]
 
 
 def _content(path: Location) -> bytes:

@@ -47,7 +47,7 @@ class LogHook:
   routers: Sequence[str] = ()
   flops: StepFlops | None = None
   host_spread: Callable[[float, float], dict[str, float]] = lambda host, step: {}
-  _last_loads: int = dataclasses.field(default=-1, init=False)
+  _last_loads: int = dataclasses.field(default=0, init=False)
 
   def __call__(self, loop: LoopState) -> None:
     """Writes one line of metrics and empties the window."""
@@ -64,8 +64,7 @@ class LogHook:
     of_a_step = (loop.host_seconds / len(window), loop.window_seconds / len(window))
     metrics |= self.host_spread(*of_a_step)
     loads = {}
-    is_due = self._last_loads < 0 or expert_loads.is_due(loop.step, self._last_loads)
-    if self.routers and is_due:
+    if self.routers and expert_loads.is_due(loop.step, self._last_loads):
       loads = expert_loads.of_window([step.sums for step in window], self.routers)
       self._last_loads = loop.step
     loop.window.clear()
