@@ -25,7 +25,7 @@ from orbax.checkpoint.checkpoint_args import register_with_handler
 from orbax.checkpoint.future import ChainedFuture, Future
 
 from switch_t5.checkpoint import manifest, orbax_stores
-from switch_t5.storage import objects
+from switch_t5.storage import files, objects
 from switch_t5.storage.files import fsync
 from switch_t5.storage.location import Location, is_remote, location
 
@@ -126,8 +126,7 @@ class StateCheckpointer(ocp.AsyncCheckpointer):
 
 def read_text(path: Location) -> str:
   """Returns the text of a file."""
-  content = objects.read(path) if is_remote(path) else path.read_bytes()
-  return content.decode("utf-8")
+  return files.read(path).decode("utf-8")
 
 
 def write_text_durably(path: Location, text: str) -> None:

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from switch_t5.checkpoint import json_limits
+from switch_t5.storage import files as storage
 from switch_t5.storage import objects
 from switch_t5.storage.files import fsync
 from switch_t5.storage.location import Location, is_remote
@@ -101,16 +102,13 @@ def seal(directory: Location, step: int, state: dict[str, str], processes: int) 
   for process in range(processes):
     path = directory / _partial(process)
     try:
-      part = json.loads(objects.read(path) if is_remote(path) else path.read_bytes())
+      part = json.loads(storage.read(path))
     except FileNotFoundError as error:
       raise FileNotFoundError(
         f"process {process} wrote its part elsewhere; all processes must share this directory"
       ) from error
     entries |= {file: FileEntry(*entry) for file, entry in part.items()}
-    if is_remote(path):
-      objects.delete(path)
-    else:
-      path.unlink()
+    storage.remove(path)
   for file, size in _walk(directory):
     if file not in entries and file != UNFINISHED:
       entries[file] = _hash_durably(directory / file, size)

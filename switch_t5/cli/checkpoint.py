@@ -11,8 +11,8 @@ from switch_t5.checkpoint.manifest import MANIFEST
 from switch_t5.cli.flags import CommandLine
 from switch_t5.errors import CheckpointError, ConfigError, suggest
 from switch_t5.interop import detect, difference
-from switch_t5.storage import objects
-from switch_t5.storage.location import Location, is_remote, location
+from switch_t5.storage import files
+from switch_t5.storage.location import Location, location
 
 ACTIONS = ("ls", "verify", "diff")
 DIFFERENT = 1  # as diff(1) has it
@@ -32,7 +32,7 @@ def run(command_line: CommandLine) -> int:
   if action == "diff":
     return _diff(*arguments[1:], as_json=command_line.json)
   folder = location(arguments[1])
-  if action == "verify" and _is_there(folder / MANIFEST):
+  if action == "verify" and files.exists(folder / MANIFEST):
     return _report_one(folder, as_json=command_line.json)
   directory = folder if folder.name == "checkpoints" else folder / "checkpoints"
   infos = list_checkpoints(directory, verify=action == "verify")
@@ -70,10 +70,6 @@ def _diff(first_path: str, second_path: str, *, as_json: bool) -> int:
     f"{count} of {len(names)} arrays differ." if count else f"All {len(names)} arrays are equal."
   )
   return DIFFERENT if count else 0
-
-
-def _is_there(path: Location) -> bool:
-  return objects.exists(path) if is_remote(path) else path.exists()
 
 
 def _report_one(folder: Location, *, as_json: bool) -> int:

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from switch_t5.checkpoint.commit import write_text_durably
 from switch_t5.errors import ConfigError, DataError
 from switch_t5.storage import files
-from switch_t5.storage.files import fsync
 from switch_t5.storage.location import Location, location
 
 INDEX = "index"
@@ -149,22 +149,20 @@ class OutputFile:
     if self._record.exists():
       check_same(self._record, self._follows_from)
     else:
-      self._write_record()
+      write_record(self._record, self._follows_from)
     self.done = lines_done(self._path, self._numbers)
     if (whole := whole_bytes(self._path)) < self._path.stat().st_size:
       os.ftruncate(self._file, whole)
-
-  def _write_record(self) -> None:
-    unfinished = self._record.with_name(f"{self._record.name}.unfinished")
-    unfinished.write_text(json.dumps(self._follows_from, indent=2) + "\n", encoding="utf-8")
-    fsync(unfinished)
-    os.replace(unfinished, self._record)
-    fsync(self._record.parent)
 
   def _close(self) -> None:
     if self._file is not None:
       os.close(self._file)
       self._file = None
+
+
+def write_record(record: Location, follows_from: Mapping[str, Any]) -> None:
+  """Writes what the answers follow from."""
+  write_text_durably(record, json.dumps(follows_from, indent=2) + "\n")
 
 
 def check_same(record: Location, follows_from: Mapping[str, Any]) -> None:

@@ -52,8 +52,7 @@ class StoredOutput:
     elif files.exists(self._path):
       raise infer_output.other_content(self._path, f"{self._record.name} is not beside it")
     else:
-      content = json.dumps(self._follows_from, indent=2) + "\n"
-      objects.write(self._record, content.encode("utf-8"))
+      infer_output.write_record(self._record, self._follows_from)
     self.done = lines_done(self._path, self._numbers)
     self._join_if_done()
     return self

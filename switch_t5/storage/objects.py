@@ -22,7 +22,7 @@ _CHUNK = 64 << 20  # bytes of one request when an object is hashed
 def sizes(folder: Location) -> dict[str, int]:
   """Returns the bytes of every object below a folder, by its path within the folder."""
   start = f"{str(folder).partition('://')[2].rstrip('/')}/"
-  found = retried(folder, lambda: _client(folder).find(str(folder), detail=True))
+  found = retried(folder, lambda: client(folder).find(str(folder), detail=True))
   return {
     name.removeprefix(start): int(entry["size"])
     for name, entry in found.items()
@@ -35,7 +35,7 @@ def folders(folder: Location) -> list[str]:
 
   def listed() -> list[dict[str, str]]:
     try:
-      return _client(folder).ls(str(folder), detail=True)
+      return client(folder).ls(str(folder), detail=True)
     except FileNotFoundError:
       return []
 
@@ -46,22 +46,22 @@ def folders(folder: Location) -> list[str]:
 
 def exists(path: Location) -> bool:
   """Returns whether there is an object of this name, or a folder."""
-  return retried(path, lambda: bool(_client(path).exists(str(path))))
+  return retried(path, lambda: bool(client(path).exists(str(path))))
 
 
 def read(path: Location) -> bytes:
   """Returns the content of an object; raises FileNotFoundError if there is none."""
-  return retried(path, lambda: bytes(_client(path).cat_file(str(path))))
+  return retried(path, lambda: bytes(client(path).cat_file(str(path))))
 
 
 def write(path: Location, content: bytes) -> None:
   """Puts an object, in place of any that is there."""
-  retried(path, lambda: _client(path).pipe_file(str(path), content))
+  retried(path, lambda: client(path).pipe_file(str(path), content))
 
 
 def copy(source: Location, target: Location) -> None:
   """Copies an object within the store."""
-  retried(source, lambda: _client(source).cp_file(str(source), str(target)))
+  retried(source, lambda: client(source).cp_file(str(source), str(target)))
 
 
 def delete(path: Location) -> None:
@@ -69,7 +69,7 @@ def delete(path: Location) -> None:
 
   def removed() -> None:
     with contextlib.suppress(FileNotFoundError):
-      _client(path).rm_file(str(path))
+      client(path).rm_file(str(path))
 
   retried(path, removed)
 
@@ -80,13 +80,14 @@ def sha256(path: Location, size: int) -> str:
   Raises:
     FileNotFoundError: if there is no such object.
   """
-  digest, client, name = hashlib.sha256(), _client(path), str(path)
+  digest, store, name = hashlib.sha256(), client(path), str(path)
   for start in range(0, size, _CHUNK):
     end = min(start + _CHUNK, size)
-    digest.update(retried(path, functools.partial(client.cat_file, name, start=start, end=end)))
+    digest.update(retried(path, functools.partial(store.cat_file, name, start=start, end=end)))
   return digest.hexdigest()
 
 
-def _client(path: Location) -> fsspec.AbstractFileSystem:
+def client(path: Location) -> fsspec.AbstractFileSystem:
+  """Returns fsspec's way to the store of a path."""
   assert isinstance(path, epath.Path)
   return fsspec.core.url_to_fs(str(path))[0]
