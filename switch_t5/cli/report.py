@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from switch_t5.checkpoint.best import read_best
@@ -16,12 +17,13 @@ from switch_t5.cli.train_config import TrainConfig
 from switch_t5.errors import ConfigError, DataError
 from switch_t5.metrics import goodput
 from switch_t5.metrics.alarms import AlarmConfig, all_alarms
+from switch_t5.metrics.piece_counts import PIECES_FILE
 from switch_t5.metrics.writer import METRICS_FILE, by_step, read_log
 from switch_t5.reports import run_page
 from switch_t5.reports.run_content import Checkpoint, Loads, Pieces, RunContent, Warned, by_name
 from switch_t5.storage.location import Location, location
 
-REPORT, PIECES, PLAN = "report.html", "pieces.json", "plan.json"
+REPORT, PLAN = "report.html", "plan.json"
 _PERIOD = 30  # seconds between two pages of --watch
 
 
@@ -92,15 +94,27 @@ def read_run(folder: Location, name: str) -> RunContent:
       router: Loads(sorted(found), [found[step] for step in sorted(found)])
       for router, found in log.loads.items()
     },
-    pieces={
-      router: [
-        Pieces(int(expert["tokens"]), [(str(p), float(s)) for p, s in expert["top"]])
-        for expert in experts_of
-      ]
-      for router, experts_of in _json(folder / PIECES, {}).get("routers", {}).items()
-    },
+    pieces=_pieces(folder),
     plan=_json(folder / PLAN, None),
   )
+
+
+def _pieces(folder: Location) -> dict[str, list[Pieces]]:
+  """Returns what the last evaluation counted; nothing if it is not there, or not as we write it."""
+  try:
+    return {
+      router: [
+        Pieces(int(expert["tokens"]), *(_shares(expert[name]) for name in ("top", "own")))
+        for expert in experts
+      ]
+      for router, experts in _json(folder / PIECES_FILE, {})["routers"].items()
+    }
+  except (AttributeError, KeyError, TypeError, ValueError):
+    return {}
+
+
+def _shares(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+  return [(str(piece), float(share)) for piece, share in pieces]
 
 
 def _settings(folder: Location) -> tuple[AlarmConfig, int, int | None]:

@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+
+from switch_t5.checkpoint.commit import write_text_durably
 from switch_t5.checkpoint.manager import CheckpointManager
 from switch_t5.cli.best_checkpoint import BestCheckpoint
 from switch_t5.cli.reporter import Reporter
 from switch_t5.cli.run_data import RunData
 from switch_t5.cli.session import Session
 from switch_t5.cli.task_evaluation import TaskEvaluator, table, write_answers
+from switch_t5.metrics.piece_counts import PIECES_FILE, PieceCounts
 from switch_t5.training.eval_step import EvalStep
 from switch_t5.training.loop import LoopState
 from switch_t5.types import PyTree
@@ -62,12 +67,16 @@ class RunEvaluation:
       stop: asked before each batch, in every process; a signal ends it.
       save: saves a checkpoint that turned out to be the best.
     """
+    pieces = self._piece_counts()
     metrics = self.session.held_out_metrics(
-      self._eval_step, loop.state.params, self.data, stop=stop
+      self._eval_step, loop.state.params, self.data, stop=stop, pieces=pieces
     )
     if not metrics:
       self.say(f"The evaluation at step {loop.step} was not finished.")
       return
+    if pieces is not None:
+      text = json.dumps(pieces.as_json(loop.step), ensure_ascii=False)
+      write_text_durably(self.model_dir / PIECES_FILE, text + "\n")
     task = self.config.dataset.mixture_or_task_name
     cross_entropy, accuracy = (metrics[f"eval/{task}/{n}"] for n in ("cross_entropy", "accuracy"))
     self.say(
@@ -92,6 +101,13 @@ class RunEvaluation:
     if unigram is not None:
       said += f"; unigram entropy of the same targets {unigram:.3f}"
     self.say(f"{said}.")
+
+  def _piece_counts(self) -> PieceCounts | None:
+    """Returns what counts the pieces that experts take; None if there are none, or others write."""
+    names = self.session.router_names
+    if not names or jax.process_index() != 0:
+      return None
+    return PieceCounts(names, self.session.model.num_experts, self.data.vocabulary.piece)
 
   @functools.cached_property
   def _eval_step(self) -> EvalStep:

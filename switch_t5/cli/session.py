@@ -21,10 +21,12 @@ from switch_t5.decoding import DecodingConfig
 from switch_t5.errors import memory_for
 from switch_t5.evaluation.fill_spans import FilledSpans, pair_spans
 from switch_t5.inference.text_model import TextModel
+from switch_t5.metrics.piece_counts import PieceCounts
 from switch_t5.metrics.train_metrics import StepFlops, mean_names, window_means
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.cost import forward_flops_per_sequence
 from switch_t5.model.definition import ModelDefinition, define_model
+from switch_t5.model.router_places import router_places
 from switch_t5.planning.chips import peak_of
 from switch_t5.sharding.mesh import MeshShape, make_mesh
 from switch_t5.sharding.placement import batch_sharding, local_rows, place_batch
@@ -159,18 +161,27 @@ class Session:
     params: PyTree,
     data: RunData,
     stop: Callable[[], bool] = lambda: False,
+    pieces: PieceCounts | None = None,
   ) -> dict[str, float]:
     """Returns the metrics of the validation split by public name, `eval/<task>/<metric>`.
 
-    None of them if `stop`, asked before each batch, said so.
+    None of them if `stop`, asked before each batch, said so. `pieces` are told what experts took.
     """
     sums = []
     for batch in self.validation_batches(data):
       if stop():
         return {}
-      sums.append(jax.block_until_ready(eval_step(params, batch)))
+      evaluated = jax.block_until_ready(eval_step(params, batch))
+      sums.append(evaluated.sums)
+      if pieces is not None:
+        pieces.add(jax.device_get(evaluated.taken))
     task = self.config.dataset.mixture_or_task_name
     return {f"eval/{task}/{name}": value for name, value in window_means(sums).items()}
+
+  @property
+  def router_names(self) -> list[str]:
+    """Names of the routers, in the order in which the model reports them."""
+    return [place.name for place in router_places(self.model)]
 
   def held_out_names(self) -> list[str]:
     """Returns the names of `held_out_metrics`, before anything was measured."""

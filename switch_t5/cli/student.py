@@ -65,7 +65,7 @@ def expert_loads(path: str, session: Session, data: RunData) -> dict[str, np.nda
   parts = session.config.num_microbatches
   step = build_eval_step(teacher.definition, objective, session.mesh, parts)
   batches = itertools.islice(data.train_reader(session.rows), LOAD_BATCHES)
-  sums = [step(teacher.params, session.place(batch)).expert_load for batch in batches]
+  sums = [step(teacher.params, session.place(batch)).sums.expert_load for batch in batches]
   loads = np.sum([np.asarray(load) for load in sums], axis=0)
   names = [place.name.removesuffix("/mlp") for place in router_places(teacher.definition.config)]
   return {

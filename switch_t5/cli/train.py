@@ -32,7 +32,6 @@ from switch_t5.interop.student import BY_LOAD, StudentParameters
 from switch_t5.metrics.alarms import Alarms
 from switch_t5.metrics.goodput import CHECKPOINT, COMPILATION, EVALUATION
 from switch_t5.model.config import ModelConfig
-from switch_t5.model.router_places import router_places
 from switch_t5.storage.location import location
 from switch_t5.training.goodput import Ledger
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
@@ -301,7 +300,7 @@ class Run:
   def hooks(self) -> list[Hook]:
     """Returns what happens between steps, in order."""
     config = self.config
-    routers = [place.name for place in router_places(self.session.model)]
+    routers = self.session.router_names
     return [
       LogHook(
         config.log_period,

@@ -98,6 +98,10 @@ class Vocabulary:
     """Returns the ids of each text; sentencepiece spreads long batches over threads."""
     return self._processor.encode(list(texts))
 
+  def piece(self, token: int) -> str:
+    """Returns the piece of an id in [0, size), with its sign of a word's beginning."""
+    return self._processor.id_to_piece(int(token))
+
   def decode(self, ids: Iterable[int]) -> str:
     """Returns the text of ids up to the first EOS; sentinels read `<extra_id_k>`.
 

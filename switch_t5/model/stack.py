@@ -181,4 +181,8 @@ def no_report(num_experts: int) -> RouterReport:
   """The report of no router."""
   empty = jnp.zeros((0,))
   fields = dict.fromkeys(RouterReport._fields, empty)
-  return RouterReport(**fields | {"expert_load": jnp.zeros((0, num_experts))})
+  shaped = {
+    "expert_load": jnp.zeros((0, num_experts)),
+    "taken": jnp.zeros((0, 0, 2), jnp.int32),
+  }
+  return RouterReport(**fields | shaped)

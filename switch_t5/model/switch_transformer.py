@@ -27,11 +27,14 @@ class ModelOutput(NamedTuple):
   Attributes:
     logits: float32 [B * T, V].
     router: the reports of all routers, encoder's first, with a leading axis over them
-      (`router_places` names them).
+      (`router_places` names them); but what was taken.
+    taken: what was, by the routers of the encoder and by those of the decoder: int32 [R, n, 2] each,
+      see `RouterReport`; their numbers of choices differ.
   """
 
   logits: Array
   router: RouterReport
+  taken: tuple[Array | None, ...]
 
 
 class SwitchTransformer(nnx.Module):
@@ -118,7 +121,7 @@ class SwitchTransformer(nnx.Module):
         key=key,
         memory=Memory(encoded, segment_mask(segment_ids, encoder_segment_ids)),
       )
-    return ModelOutput(self.logits(x), report)
+    return ModelOutput(self.logits(x), report._replace(taken=None), (report.taken,))
 
   def __call__(
     self, batch: DeviceBatch, *, capacity_factor: float | None, key: RowKey | None = None
@@ -140,8 +143,11 @@ class SwitchTransformer(nnx.Module):
       capacity_factor=capacity_factor,
       key=decoder_key,
     )
-    reports = jax.tree.map(lambda *r: jnp.concatenate(r), encoder_report, output.router)
-    return ModelOutput(output.logits, reports)
+    taken = (encoder_report.taken, *output.taken)
+    reports = jax.tree.map(
+      lambda *r: jnp.concatenate(r), encoder_report._replace(taken=None), output.router
+    )
+    return ModelOutput(output.logits, reports, taken)
 
   def logits(self, x: Array) -> Array:
     """Maps the decoder's output [tokens, d] to float32 [tokens, V]."""

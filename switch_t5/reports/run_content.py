@@ -44,10 +44,17 @@ class Loads(NamedTuple):
 
 
 class Pieces(NamedTuple):
-  """What an expert takes: how many tokens were counted, and its commonest pieces with their shares."""
+  """What an expert takes.
+
+  Attributes:
+    tokens: how many were counted.
+    top: its commonest pieces, with their shares of these tokens.
+    own: pieces of which it takes most, with how much of them.
+  """
 
   tokens: int
   top: Sequence[tuple[str, float]]
+  own: Sequence[tuple[str, float]] = ()
 
 
 class RunContent(NamedTuple):

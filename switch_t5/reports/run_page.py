@@ -191,23 +191,28 @@ def _pieces(run: RunContent, level: int) -> list[Markup]:
       (
         index,
         f"{expert.tokens / whole:.1%}",
-        ", ".join(f"{piece} {share:.0%}" for piece, share in expert.top[:_LISTED_PIECES]),
+        *map(_with_shares, (expert.top, expert.own)),
       )
       for index, expert in enumerate(experts[:_LISTED_EXPERTS])
     ]
-    caption = f"{router}: the commonest pieces of each expert, and their shares of its tokens"
+    caption = f"{router}: what each expert takes"
     if len(experts) > _LISTED_EXPERTS:
       caption += f"; the first {_LISTED_EXPERTS} of {len(experts)} experts"
     columns = (
       Column("expert", True),
       Column("of all tokens", True),
-      Column("pieces", is_prose=True),
+      Column("commonest pieces, of its tokens", is_prose=True),
+      Column("pieces of which it takes most", is_prose=True),
     )
     parts.append(page.folded(router, page.table(caption, columns, rows)))
   if parts:
     note = "Counted on held-out text. A piece begins a word where it begins with \N{LOWER ONE EIGHTH BLOCK}."
     parts.insert(0, page.paragraph(note, look="note"))
   return parts
+
+
+def _with_shares(pieces: Sequence[tuple[str, float]]) -> str:
+  return ", ".join(f"{piece} {share:.0%}" for piece, share in pieces[:_LISTED_PIECES])
 
 
 def _alarms(run: RunContent) -> Markup:

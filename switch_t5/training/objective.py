@@ -13,7 +13,7 @@ from switch_t5.layers.row_key import RowKey
 from switch_t5.losses.normalization import loss_normalizer, token_loss_weights
 from switch_t5.losses.objective import LossConfig, SoftLosses, total_loss
 from switch_t5.metrics.train_metrics import MetricSums
-from switch_t5.model.switch_transformer import SwitchTransformer
+from switch_t5.model.switch_transformer import ModelOutput, SwitchTransformer
 from switch_t5.types import Array, DeviceBatch, PyTree
 
 
@@ -64,6 +64,24 @@ class CrossEntropyObjective:
   ) -> tuple[Array, MetricSums]:
     """See `Objective`."""
     output = model(microbatch, capacity_factor=self.capacity_factor, key=key)
+    return self.of_output(
+      output,
+      microbatch,
+      normalizer=normalizer,
+      microbatch_fraction=microbatch_fraction,
+      frozen=frozen,
+    )
+
+  def of_output(
+    self,
+    output: ModelOutput,
+    microbatch: DeviceBatch,
+    *,
+    normalizer: Array,
+    microbatch_fraction: float,
+    frozen: PyTree = None,
+  ) -> tuple[Array, MetricSums]:
+    """Returns what `__call__` does, of what the model returned for the microbatch."""
     weights = microbatch[features.DECODER_LOSS_WEIGHTS]
     segment_ids = microbatch[features.DECODER_SEGMENT_IDS]
     in_loss = token_loss_weights(self.loss.loss_normalizing_factor, weights, segment_ids)

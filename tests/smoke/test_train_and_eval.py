@@ -73,7 +73,8 @@ def test_metrics_have_their_public_names(folder):
 
 def test_the_run_leaves_its_files(folder):
   names = {path.name for path in (folder / "model").iterdir()}
-  assert names == {"checkpoints", "config.gin", "events", METRICS_FILE, "run.json", "run.lock"}
+  lasting = {"checkpoints", "config.gin", "events", METRICS_FILE, "pieces.json", "run.json"}
+  assert names == lasting | {"run.lock"}
   saved = {path.name for path in (folder / "model" / "checkpoints").iterdir()}
   assert saved == {"checkpoint_5", "checkpoint_10"}
   assert any((folder / "model" / "events").iterdir())
@@ -85,6 +86,17 @@ def test_the_run_leaves_its_files(folder):
   assert start["data"]["task"] == "text_span_corruption"
 
 
+def test_what_experts_take_is_counted_on_held_out_text(folder):
+  pieces = json.loads((folder / "model" / "pieces.json").read_text())
+  assert pieces["step"] == STEPS
+  assert list(pieces["routers"]) == ["encoder/layer_0/mlp", "decoder/layer_0/mlp"]
+  for experts in pieces["routers"].values():
+    top = dict(found for expert in experts for found in expert["top"])
+    assert sum(expert["tokens"] for expert in experts) > 20
+    assert all(0 < share <= 1 for share in top.values())
+    assert any(piece.startswith("\N{LOWER ONE EIGHTH BLOCK}") for piece in top)
+
+
 def test_the_run_becomes_a_page_of_its_own(folder, tmp_path):
   page = tmp_path / "page.html"
   code, output, errors = runs.run_here("report", str(folder / "model"), f"--to={page}")
@@ -93,6 +105,7 @@ def test_the_run_becomes_a_page_of_its_own(folder, tmp_path):
   assert f"Step {STEPS} of {STEPS}, " in text
   assert "Load of the experts of encoder/layer_0/mlp over the steps" in text
   assert "checkpoint" in text.lower() and "Goodput" in text
+  assert "decoder/layer_0/mlp: what each expert takes" in text
   model_dirs = [str(folder / "model")] * 2
   assert runs.run_here("report", *model_dirs, f"--to={page}")[0] == 0
   assert "<h2>Compared</h2>" in page.read_text()

@@ -11,7 +11,13 @@ from flax import nnx
 
 from switch_t5.layers.dense import Dense
 from switch_t5.layers.moe.dispatch import DispatchPlan, Routing, make_dropless_plan, make_plan
-from switch_t5.layers.moe.router_statistics import count_certain, count_tokens, expert_load
+from switch_t5.layers.moe.router_statistics import (
+  count_certain,
+  count_tokens,
+  expert_load,
+  taken_by_experts,
+  taken_by_tokens,
+)
 from switch_t5.layers.moe.routers.batch_prioritized import priority_order
 from switch_t5.layers.moe.routers.expert_choice import expert_choice
 from switch_t5.layers.moe.routers.exploration import input_dropout, jitter, sampling_noise
@@ -139,6 +145,7 @@ class TopKRouter(ScoringRouter):
     mask = tokens.mask
     logits, scores = self.score(tokens, weights["kernel"])
     routing = self._choose(logits, scores, weights.get("bias"), tokens.keys)
+    taken = taken_by_tokens(tokens, routing.expert_index, self.num_experts)
     load = expert_load(routing.expert_index, mask, self.num_experts)
     order = None
     if capacity is not None and self.num_tries > 1:
@@ -147,7 +154,7 @@ class TopKRouter(ScoringRouter):
       order = priority_order(routing.gate, mask)
     placed = place(routing, mask, load, capacity, order)
     distribution = self.distribution(logits, scores)
-    counts = count_tokens(logits, distribution, mask, load, placed.num_dropped)
+    counts = count_tokens(logits, distribution, mask, load, placed.num_dropped, taken)
     return Routed(placed.plan, flat_gate(routing), placed.group_sizes, counts)
 
   def _choose(self, logits, scores, bias, keys) -> Routing:
@@ -197,6 +204,7 @@ class ExpertChoiceRouter(ScoringRouter):
       tokens.mask,
       load,
       passed_over.sum(axis=-1, dtype=jnp.float32),
+      taken_by_experts(tokens, choice, self.num_experts),
     )
     return Routed(choice, None, None, counts)
 
@@ -231,7 +239,8 @@ class ControlRouter(nnx.Module):
       routing = random_experts(tokens.keys, tokens.positions, self.num_experts)
     load = expert_load(routing.expert_index, mask, self.num_experts)
     placed = place(routing, mask, load, capacity)
-    counts = count_certain(mask, load, placed.num_dropped)
+    taken = taken_by_tokens(tokens, routing.expert_index, self.num_experts)
+    counts = count_certain(mask, load, placed.num_dropped, taken)
     return Routed(placed.plan, flat_gate(routing), placed.group_sizes, counts)
 
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from switch_t5.layers.moe.routers.balance import balance_loss
-from switch_t5.layers.moe.routing import RouterCounts
+from switch_t5.layers.moe.routers.expert_choice import ExpertChoice
+from switch_t5.layers.moe.routing import RouterCounts, RouterTokens
 from switch_t5.sharding.mesh import DATA, EXPERT
 from switch_t5.types import Array
 
@@ -17,7 +18,7 @@ BALANCE_SCOPES = ("group", "device", "global")
 
 
 class RouterReport(NamedTuple):
-  """Losses and counts of one Switch layer, over all groups; all float32.
+  """Losses and counts of one Switch layer, over all groups; float32.
 
   Attributes:
     load_balance_loss: [], before its factor; mean over scopes (groups, unless asked otherwise).
@@ -27,6 +28,8 @@ class RouterReport(NamedTuple):
     num_tokens: [], real tokens that were routed.
     entropy: [], sum over tokens of the entropy of their router probabilities, in nats.
     confidence: [], sum over tokens of their greatest router probability.
+    taken: int32 [n, 2], (token id, expert) of each choice, in the order of the groups; see
+      `RouterCounts`. XLA drops it where nothing reads it.
   """
 
   load_balance_loss: Array
@@ -36,10 +39,16 @@ class RouterReport(NamedTuple):
   num_tokens: Array
   entropy: Array
   confidence: Array
+  taken: Array | None = None
 
 
 def count_tokens(
-  logits: Array, probs: Array, mask: Array, load: Array, num_dropped: Array
+  logits: Array,
+  probs: Array,
+  mask: Array,
+  load: Array,
+  num_dropped: Array,
+  taken: Array | None = None,
 ) -> RouterCounts:
   """Counts over the real tokens of each group.
 
@@ -49,6 +58,7 @@ def count_tokens(
     mask: bool [G, N], False on padding.
     load: float32 [G, E].
     num_dropped: float32 [G].
+    taken: of `taken_by_tokens` or `taken_by_experts`.
   """
   real = mask.astype(jnp.float32)
   fixed = jax.lax.stop_gradient(probs)
@@ -61,10 +71,13 @@ def count_tokens(
     z_loss=(log_z * log_z * real).sum(axis=1),
     entropy=(jax.scipy.special.entr(fixed).sum(axis=-1) * real).sum(axis=1),
     confidence=(fixed.max(axis=-1) * real).sum(axis=1),
+    taken=taken,
   )
 
 
-def count_certain(mask: Array, load: Array, num_dropped: Array) -> RouterCounts:
+def count_certain(
+  mask: Array, load: Array, num_dropped: Array, taken: Array | None
+) -> RouterCounts:
   """Counts of a router without probabilities: it is certain of what it does, and has no losses."""
   num_tokens = mask.sum(axis=1, dtype=jnp.float32)
   none = jnp.zeros_like(num_tokens)
@@ -76,6 +89,7 @@ def count_certain(mask: Array, load: Array, num_dropped: Array) -> RouterCounts:
     z_loss=none,
     entropy=none,
     confidence=num_tokens,
+    taken=taken,
   )
 
 
@@ -89,6 +103,34 @@ def expert_load(expert_index: Array, mask: Array, num_experts: int) -> Array:
   """
   chosen = jax.nn.one_hot(expert_index, num_experts, dtype=jnp.float32)
   return jnp.einsum("gnke,gn->ge", chosen, mask.astype(jnp.float32))
+
+
+def taken_by_tokens(tokens: RouterTokens, expert_index: Array, num_experts: int) -> Array | None:
+  """Returns int32 [G, N * k, 2] of tokens that chose experts, see `RouterCounts`.
+
+  Args:
+    tokens: of the groups.
+    expert_index: int32 [G, N, k]; E for no expert.
+    num_experts: E.
+  """
+  if tokens.token_ids is None:
+    return None
+  is_one = tokens.mask[..., None] & (expert_index < num_experts)
+  token_id = jnp.where(is_one, tokens.token_ids[..., None], -1)
+  pairs = jnp.stack([token_id, expert_index], axis=-1)
+  return pairs.reshape(pairs.shape[0], -1, 2)
+
+
+def taken_by_experts(tokens: RouterTokens, choice: ExpertChoice, num_experts: int) -> Array | None:
+  """Returns int32 [G, E * C, 2] of experts that chose tokens, see `RouterCounts`."""
+  if tokens.token_ids is None:
+    return None
+  token_id = (
+    tokens.token_ids.reshape(-1).at[choice.token_of_slot].get(mode="fill", fill_value=-1)
+  ).reshape(num_experts, tokens.mask.shape[0], -1)
+  expert = jnp.broadcast_to(jnp.arange(num_experts)[:, None, None], token_id.shape)
+  pairs = jnp.stack([token_id, expert], axis=-1)
+  return pairs.swapaxes(0, 1).reshape(pairs.shape[1], -1, 2)
 
 
 def report(counts: RouterCounts, *, balances: bool, scope: str) -> RouterReport:
@@ -115,6 +157,7 @@ def report(counts: RouterCounts, *, balances: bool, scope: str) -> RouterReport:
     num_tokens=counts.num_tokens.sum(),
     entropy=counts.entropy.sum(),
     confidence=counts.confidence.sum(),
+    taken=None if counts.taken is None else counts.taken.reshape(-1, 2),
   )
 
 

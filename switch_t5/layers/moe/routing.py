@@ -37,7 +37,7 @@ class RouterTokens(NamedTuple):
 
 
 class RouterCounts(NamedTuple):
-  """Sums over the real tokens of each group; all float32.
+  """Sums over the real tokens of each group, float32; and what they are sums of.
 
   Attributes:
     load: [G, E], choices of each expert, before any is dropped.
@@ -47,6 +47,8 @@ class RouterCounts(NamedTuple):
     z_loss: [G], sum of logsumexp(logits)^2.
     entropy: [G], sum of the distributions' entropies, in nats.
     confidence: [G], sum of the greatest probabilities.
+    taken: int32 [G, n, 2], (token id, expert) of each choice, before any is dropped; the id is -1
+      where there is none. None without token ids.
   """
 
   load: Array
@@ -56,6 +58,7 @@ class RouterCounts(NamedTuple):
   z_loss: Array
   entropy: Array
   confidence: Array
+  taken: Array | None
 
 
 class Routed(NamedTuple):

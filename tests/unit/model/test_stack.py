@@ -85,7 +85,7 @@ def test_runs_follow_each_other_with_noise_and_reports_as_in_a_loop(layout):
   np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
   assert report.expert_load.shape == (2, CONFIG.num_experts)
   assert not np.array_equal(*report.expert_load)  # the order of the layers can be seen
-  for got, want in zip(report, expected_report, strict=True):
+  for got, want in zip(*map(jax.tree.leaves, (report, expected_report)), strict=True):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 

@@ -8,6 +8,7 @@ is decided by a loop over tokens.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import jax
@@ -150,7 +151,10 @@ def places(case, probs, mask, ids, bias):
 
 
 def oracle(case, layer, x, mask, ids):
-  """Returns a function of (parameters, x) to (y, report's losses), and counts, by the loop above."""
+  """Returns a function of (parameters, x) to (y, report's losses), counts, and who is kept where.
+
+  By the loop above; the last is a Counter of (token id, expert).
+  """
   options = case.options
   certain = options.get("kind") in ("hash", "random")
   sigmoid = options.get("scores") == "sigmoid"
@@ -192,7 +196,8 @@ def oracle(case, layer, x, mask, ids):
     dropped = (grouped(mask) & ~kept.any(axis=-1)).sum()
   else:
     dropped = load.sum() - kept.sum()
-  return forward, load.sum(axis=0), dropped
+  taken = Counter((int(grouped(ids)[g, n]), int(e)) for g, n, e in np.argwhere(kept))
+  return forward, load.sum(axis=0), dropped, taken
 
 
 def with_gradients(forward, params, x):
@@ -228,7 +233,7 @@ def test_outputs_losses_counts_and_gradients_are_the_oracles_on_one_and_eight_de
     y, report = merged(x, mask, capacity_factor=case.factor, token_ids=ids)
     return y, report.load_balance_loss + report.router_z_loss
 
-  naive, load, dropped = oracle(case, layer, x, mask, ids)
+  naive, load, dropped, kept = oracle(case, layer, x, mask, ids)
   assert (dropped > 0) == case.drops
   want = with_gradients(naive, params, x)
   for mesh in ((1, 1, 1), (2, 2, 2)):
@@ -240,3 +245,7 @@ def test_outputs_losses_counts_and_gradients_are_the_oracles_on_one_and_eight_de
     np.testing.assert_array_equal(report.expert_load, load)
     assert report.num_dropped == dropped
     assert report.num_tokens == np.asarray(mask).sum()
+    taken = report.taken[report.taken[:, 0] >= 0]
+    np.testing.assert_array_equal(np.bincount(taken[:, 1], minlength=EXPERTS), load)
+    if "no_token_left_behind" not in case.options:  # it keeps choices that were no first ones
+      assert kept <= Counter(map(tuple, taken.tolist()))
