@@ -11,7 +11,7 @@ import pathlib
 import socket
 from types import TracebackType
 
-from switch_t5.checkpoint.store_lock import StoreLock
+from switch_t5.checkpoint.store_lock import StoreLock, in_use
 from switch_t5.errors import ConfigError
 from switch_t5.storage.location import is_remote, location
 
@@ -80,12 +80,7 @@ class RunLock:
 
   def _refusal(self, error: OSError) -> ConfigError:
     if isinstance(error, BlockingIOError) and self._file is not None:
-      return ConfigError(
-        "Another run is using this MODEL_DIR.",
-        value=f"MODEL_DIR = {self._model_dir}, held by {_holder(self._file)}",
-        rule="one run at a time in one MODEL_DIR",
-        remedy="wait for that run, stop it, or choose another MODEL_DIR",
-      )
+      return in_use(self._model_dir, _holder(self._file))
     return ConfigError(
       f"MODEL_DIR cannot be written: {error.strerror}.",
       value=f"MODEL_DIR = {self._model_dir}",

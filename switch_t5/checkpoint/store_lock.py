@@ -60,7 +60,7 @@ class StoreLock:
     if (generation := self._object.write(self._note(), self._seen)) is None:
       content, generation = self._object.read()
       if _parse(content).get("id") != self._id:  # else it was ours, and the answer was lost
-        raise self._refusal(_parse(content))
+        raise in_use(self._model_dir, _holder(_parse(content)))
     self._seen = generation
     if note and not note.get("released"):
       logging.warning(
@@ -93,7 +93,7 @@ class StoreLock:
     if content is None or note.get("released") or _is_of_dead_process(note):
       return note
     if note.get("machine") == _machine():
-      raise self._refusal(note)  # the kernel says that it runs
+      raise in_use(self._model_dir, _holder(note))  # the kernel says that it runs
     logging.warning(
       "%s is locked by %s; waiting up to %d s to see whether it still runs.",
       self._model_dir,
@@ -109,7 +109,7 @@ class StoreLock:
         self._seen = generation
         return note
       if generation != self._seen:
-        raise self._refusal(note)
+        raise in_use(self._model_dir, _holder(note))
     return note
 
   def _renew(self) -> None:
@@ -139,13 +139,15 @@ class StoreLock:
     }
     return json.dumps(note).encode()
 
-  def _refusal(self, note: dict[str, Any]) -> ConfigError:
-    return ConfigError(
-      "Another run is using this MODEL_DIR.",
-      value=f"MODEL_DIR = {self._model_dir}, held by {_holder(note)}",
-      rule="one run at a time in one MODEL_DIR",
-      remedy="wait for that run, stop it, or choose another MODEL_DIR",
-    )
+
+def in_use(model_dir: object, holder: str) -> ConfigError:
+  """Returns the error of a MODEL_DIR that another run holds."""
+  return ConfigError(
+    "Another run is using this MODEL_DIR.",
+    value=f"MODEL_DIR = {model_dir}, held by {holder}",
+    rule="one run at a time in one MODEL_DIR",
+    remedy="wait for that run, stop it, or choose another MODEL_DIR",
+  )
 
 
 def _parse(content: bytes | None) -> dict[str, Any]:
