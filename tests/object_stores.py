@@ -12,6 +12,7 @@ import itertools
 import logging
 from collections.abc import Iterator
 
+import fsspec
 import pytest
 
 BUCKET = "bucket"
@@ -72,6 +73,8 @@ def served(scheme: str) -> Iterator[str]:
   with _store(scheme) as address, pytest.MonkeyPatch.context() as patch:
     for name, value in environment(scheme, address).items():
       patch.setenv(name, value)
+    # A client of an earlier store would still go there.
+    fsspec.get_filesystem_class(scheme).clear_instance_cache()
     yield address
 
 

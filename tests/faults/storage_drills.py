@@ -67,6 +67,8 @@ def flaky(folder: pathlib.Path) -> bool:
         f"| {proxy.happened.total()} | {faults} | {code} | {time.monotonic() - began:.0f} | "
         f"{len(differing)} |\n"
       )
+      if code:
+        print(output)
       os.environ |= object_stores.environment("gs", proxy.address)
       process = runs.start(*_command(folder, f"{place}-down", TRAIN_STEPS=10**6))
       _wait_for_checkpoint(process, f"{place}-down", store)
