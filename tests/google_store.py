@@ -2,7 +2,8 @@
 """gs:// on this machine: gcp-storage-emulator, and what it lacks of Google's JSON API.
 
 That is the conditions on generations and the header with which TensorStore works, the bounds of a
-listing, and several requests at once.
+listing, several requests at once, and the answer to the last part of an upload that comes again because
+the first answer was lost.
 """
 
 from __future__ import annotations
@@ -33,7 +34,20 @@ emulator._decode_raw_data = _decode_whole
 
 
 class _Storage(emulated.Storage):
-  """An emulated storage that keeps no record beside its objects: to write it takes all objects."""
+  """An emulated storage that keeps no record beside its objects: to write it takes all objects.
+
+  Attributes:
+    uploaded: what became of resumable uploads that are done, by their ids.
+  """
+
+  def __init__(self, **options: object):
+    self.uploaded: dict[str, dict[str, object]] = {}
+    super().__init__(**options)
+
+  def create_file(self, bucket_name, file_name, content, file_obj, file_id=None) -> None:
+    super().create_file(bucket_name, file_name, content, file_obj, file_id)
+    if file_id:
+      self.uploaded[file_id] = file_obj
 
   def _write_config_to_file(self) -> None:
     pass
@@ -71,6 +85,9 @@ class _Handler(emulator.RequestHandler):
         emulator._read_raw_data(self)
         status = HTTPStatus.NOT_MODIFIED if unwanted else HTTPStatus.PRECONDITION_FAILED
         self._answer(status, b"")
+      elif method == "PUT" and (uploaded := self.storage.uploaded.get(query.get("upload_id"))):
+        emulator._read_raw_data(self)
+        self._answer(HTTPStatus.OK, json.dumps(uploaded).encode())
       elif method == "GET" and url.path.endswith("/o"):
         self._answer(HTTPStatus.OK, json.dumps(self._listing(bucket, query)).encode())
       else:
