@@ -95,5 +95,5 @@ setup(
     "switch_t5.configs": ["*.gin", "*/*.gin"],
     "switch_t5.assets": ["*.model", "*.txt", "*.md"],
   },
-  entry_points={"console_scripts": ["switch_t5 = switch_t5.cli.main:main"]},
+  entry_points={"console_scripts": ["switch_t5 = switch_t5.cli.main:command"]},
 )

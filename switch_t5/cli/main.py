@@ -6,10 +6,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from switch_t5.cli import flags, platform, supervisor
 from switch_t5.cli.plain_logging import plain_logging
@@ -139,6 +141,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _report(error, "--debug" in argv)
 
 
+def command() -> NoReturn:
+  """The program: runs `main`, and leaves with its exit code.
+
+  After an error at once: the threads of a save that failed may be at work, and Python's own end, which
+  takes the ground from under them, has ended in SIGSEGV and not in the error's code.
+  """
+  code = main()
+  if code == 0:
+    sys.exit(0)
+  logging.shutdown()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
 def _reported(body: Callable[[], int], debug: bool) -> int:
   """Runs `body` and returns its exit code, that of an error of ours once it is printed."""
   try:
@@ -265,4 +282,4 @@ def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  command()

@@ -101,3 +101,15 @@ def test_help_loads_neither_jax_nor_gin():
   )
   done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
   assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_after_an_error_the_program_leaves_at_once_with_its_code_whatever_threads_are_at_work():
+  program = (
+    "import threading, time; from switch_t5.cli import main;"
+    "threading.Thread(target=time.sleep, args=(600,)).start();"
+    "main.main = lambda: print('said') or 3; main.command()"
+  )
+  ended = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+  )
+  assert (ended.returncode, ended.stdout) == (3, "said\n"), ended.stderr
