@@ -71,7 +71,7 @@ class Steps:
     end = train_loop(
       self.state,
       self.step,
-      self.batches,
+      enumerate(self.batches),
       [log],
       total_steps=int(self.state.step) + STEPS,
       interruption=Interruption(),

@@ -24,6 +24,7 @@ from switch_t5.model.router_config import RouterConfig
 from switch_t5.optim.adafactor import adafactor
 from switch_t5.optim.adamw import adamw
 from switch_t5.optim.schedules import learning_rate_schedule
+from switch_t5.training.bad_steps import BadSteps
 
 CONFIGURABLES: dict[str, Callable[..., Any]] = {
   "train": TrainConfig,
@@ -38,6 +39,7 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
   "InitialCheckpoint": InitialCheckpoint,
   "TaskEvaluation": TaskEvaluation,
   "AlarmConfig": AlarmConfig,
+  "BadSteps": BadSteps,
   "Distillation": Distillation,
   "DecodingConfig": DecodingConfig,
   "adafactor": adafactor,

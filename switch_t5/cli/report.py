@@ -11,7 +11,7 @@ from typing import Any
 from switch_t5.checkpoint.best import read_best
 from switch_t5.checkpoint.commit import read_text, write_text_durably
 from switch_t5.checkpoint.listing import list_checkpoints
-from switch_t5.cli import model_file
+from switch_t5.cli import bad_batches, model_file
 from switch_t5.cli.flags import CommandLine
 from switch_t5.cli.train_config import TrainConfig
 from switch_t5.errors import ConfigError, DataError
@@ -24,6 +24,7 @@ from switch_t5.reports.run_content import Checkpoint, Loads, Pieces, RunContent,
 from switch_t5.storage.location import Location, location
 
 REPORT, PLAN = "report.html", "plan.json"
+_LEFT_OUT = "the loss or the gradients of its step were not finite, or beyond a limit of BadSteps"
 _PERIOD = 30  # seconds between two pages of --watch
 
 
@@ -86,10 +87,16 @@ def read_run(folder: Location, name: str) -> RunContent:
       )
       for info in list_checkpoints(folder / "checkpoints")
     ],
-    alarms=[
-      Warned(alarm.step, alarm.what, alarm.cause, alarm.remedy)
-      for alarm in all_alarms(rows, limits, experts)
-    ],
+    alarms=sorted(
+      [
+        Warned(alarm.step, alarm.what, alarm.cause, alarm.remedy)
+        for alarm in all_alarms(rows, limits, experts)
+      ]
+      + [
+        Warned(batch.step, f"Left out: {batch}", _LEFT_OUT, "BadSteps")
+        for batch in bad_batches.read(folder)
+      ]
+    ),
     loads={
       router: Loads(sorted(found), [found[step] for step in sorted(found)])
       for router, found in log.loads.items()

@@ -121,6 +121,7 @@ class Session:
       self.abstract,
       num_microbatches=self.config.num_microbatches,
       trained=self.trained,
+      bad_steps=self.config.bad_steps,
     )
     return train_step.trace(state, self.abstract_batch(teacher_k), self.seed, frozen)
 

@@ -15,8 +15,8 @@ from switch_t5.checkpoint.initial import InitialParameters, SavedState
 from switch_t5.checkpoint.listing import list_steps
 from switch_t5.checkpoint.manager import CheckpointManager, RestoredCheckpoint
 from switch_t5.checkpoint.run_lock import run_lock
+from switch_t5.cli import bad_batches, distributed, gin_setup, run_record, student
 from switch_t5.cli import dataset as dataset_lib
-from switch_t5.cli import distributed, gin_setup, run_record, student
 from switch_t5.cli.configurables import CONFIGURABLES
 from switch_t5.cli.flags import CommandLine
 from switch_t5.cli.reporter import Reporter
@@ -33,11 +33,13 @@ from switch_t5.metrics.alarms import Alarms
 from switch_t5.metrics.goodput import CHECKPOINT, COMPILATION, EVALUATION
 from switch_t5.model.config import ModelConfig
 from switch_t5.storage.location import location
+from switch_t5.training.bad_steps import SKIP
 from switch_t5.training.goodput import Ledger
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
 from switch_t5.training.host_spread import HostSpread
 from switch_t5.training.init import init_state
 from switch_t5.training.interruption import Interruption
+from switch_t5.training.left_out import BadStepWatch
 from switch_t5.training.loop import Hook, LoopState, train_loop
 from switch_t5.training.state import TrainState
 from switch_t5.training.trace import StepTrace
@@ -63,7 +65,8 @@ def run(command_line: CommandLine) -> None:
     print(f"{describe(session)}\nNothing is trained: --dry_run.")
     return
   training.open_data()  # what is wrong with it is said before MODEL_DIR is touched
-  distributed.agree("The processes of the run do not read the same data.", training.identity)
+  what = training.identity | {"batches left out": sorted(training.bad_steps.left_out)}
+  distributed.agree("The processes of the run do not read the same data.", what)
   lock = run_lock(config.model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
   watched = training.watched()
   with lock, session.on_mesh(), ledger.watch_compilation(), watched, Interruption() as interruption:
@@ -137,6 +140,13 @@ class Run:
     limits = self.config.alarms
     self.alarms = Alarms(limits, session.model.num_experts) if limits else None
     self.say = self.reporter.say
+    self.bad_steps = BadStepWatch(
+      self.config.bad_steps,
+      self.config.dataset.batch_size,
+      bad_batches.read(self.model_dir),
+      functools.partial(bad_batches.write, self.model_dir),
+      self.say,
+    )
 
   def watched(self) -> contextlib.AbstractContextManager:
     """Reports a hang while it is entered."""
@@ -154,11 +164,7 @@ class Run:
   def train(self, interruption: Interruption) -> None:
     """Trains to the end, or until interrupted: then saves and raises Interrupted."""
     self.interruption = interruption
-    restored = self.checkpoints.restore(self.session.abstract)
-    if restored is not None and not restored.is_imported:
-      dataset_lib.check_identity(restored.data_state["identity"], self.identity)
-      self.reader.restore(restored.data_state["position"])
-    state = self.first_state(restored)
+    state = self.newest_state()
     step = int(state.step)
     if step >= self.config.total_steps:
       self.say(f"Nothing to train: step {step} of {self.config.total_steps} is done.")
@@ -179,18 +185,43 @@ class Run:
         self.reporter.step(done)
         trace.step(done)
 
-      loop = train_loop(
-        state,
-        train_step,
-        self.batches(),
-        self.hooks(),
-        total_steps=self.config.total_steps,
-        interruption=interruption,
-        agree_period=min(self.config.log_period, AGREE_STEPS),
-        on_step=on_step,
-        ledger=self.ledger,
-      )
+      hooks = self.hooks()
+      while True:
+        loop = train_loop(
+          state,
+          train_step,
+          self.batches(),
+          hooks,
+          total_steps=self.config.total_steps,
+          interruption=interruption,
+          agree_period=min(self.config.log_period, AGREE_STEPS),
+          on_step=on_step,
+          ledger=self.ledger,
+          goes_back=self.bad_steps,
+        )
+        if not loop.goes_back:
+          break
+        del loop, state  # the device has no room for two
+        state = self.go_back()
       self.finish(loop, interruption)
+
+  def newest_state(self) -> TrainState:
+    """Returns the newest good checkpoint's state, or a new one, and moves the reader to its position."""
+    restored = self.checkpoints.restore(self.session.abstract)
+    if restored is None or restored.is_imported:
+      self.drawn = 0
+    else:
+      dataset_lib.check_identity(restored.data_state["identity"], self.identity)
+      self.reader.restore(restored.data_state["position"])
+      self.drawn = restored.data_state.get("drawn", restored.step)
+    return self.first_state(restored)
+
+  def go_back(self) -> TrainState:
+    """Returns what the run goes on from without what is left out now."""
+    with self.ledger.measure(CHECKPOINT):
+      self.checkpoints.wait()  # the newest one may still be written
+      self.reader.restore(self.beginning)  # should there be none
+      return self.newest_state()
 
   def open_initial_checkpoint(self) -> None:
     """Verifies what a new run starts from; a run with checkpoints goes on with them."""
@@ -227,6 +258,7 @@ class Run:
       self.reader = self.teacher.reader(self.reader, self.session.rows)
       # A run that goes on with another teacher would end as neither made it.
       self.identity |= {"teacher": self.teacher.fingerprint}
+    self.beginning = self.reader.state()
     # Not at the first evaluation: a split that is smaller than a row is refused now.
     self.data.validation_reader(self.session.rows)
     self.say(f"Data: {self.config.dataset.mixture_or_task_name}, {self.data.description}")
@@ -293,9 +325,14 @@ class Run:
     self.say(f"Compiled in {time.perf_counter() - started:.1f} s.")
     return lambda state, batch: compiled(state, batch, session.seed, frozen)
 
-  def batches(self) -> Iterator[DeviceBatch]:
-    """Yields global batches; the reader's position is that of the batch last yielded."""
-    return map(self.session.place, self.reader)
+  def batches(self) -> Iterator[tuple[int, DeviceBatch]]:
+    """Yields global batches with their numbers, from 0 at the data's first row, and passes over those
+    that are left out; the reader's position is that of the batch last yielded.
+    """
+    for batch in self.reader:
+      number, self.drawn = self.drawn, self.drawn + 1
+      if self.bad_steps.passes(number):
+        yield number, self.session.place(batch)
 
   def hooks(self) -> list[Hook]:
     """Returns what happens between steps, in order."""
@@ -309,6 +346,7 @@ class Run:
         routers,
         self.session.step_flops,
         HostSpread(self.say),
+        skips=config.bad_steps.action == SKIP,
       ),
       self.checkpoint_hook,
       EvalHook(config.eval_period, self.evaluate),
@@ -322,7 +360,7 @@ class Run:
 
   def save(self, loop: LoopState) -> None:
     """Starts an asynchronous save of the state and the position in the data."""
-    data_state = {"position": self.reader.state(), "identity": self.identity}
+    data_state = {"position": self.reader.state(), "identity": self.identity, "drawn": self.drawn}
     self.checkpoints.save(
       loop.step, loop.state, data_state=data_state, config_text=self.config_text
     )

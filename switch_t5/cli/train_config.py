@@ -24,6 +24,7 @@ from switch_t5.model.definition import ModelDefinition
 from switch_t5.optim.adafactor import adafactor, num_batch_axes
 from switch_t5.sharding.mesh import MeshShape
 from switch_t5.sharding.rules import PARAMETER_RULES
+from switch_t5.training.bad_steps import BadSteps
 from switch_t5.training.trained import ALL, TRAINED
 
 BEST = "best"  # of the checkpoints; ALL is also all of them
@@ -167,6 +168,7 @@ class TrainConfig:
       never.
     hang_exit: whether a process that goes on hanging is ended with exit code 76, to be started again;
       None: in a run of several processes.
+    bad_steps: a BadSteps: what is done about steps whose loss or gradients are no numbers.
     alarms: an AlarmConfig: when something is said to go wrong, and what to change; None: never.
     seed: SEED of initialisation, dropout and jitter.
     initial_checkpoint: an InitialCheckpoint: what a new run's parameters start from.
@@ -196,6 +198,7 @@ class TrainConfig:
   log_period: int = 100
   hang_seconds: float | None = 600.0
   hang_exit: bool | None = None
+  bad_steps: BadSteps = BadSteps()  # noqa: RUF009 - frozen
   alarms: AlarmConfig | None = AlarmConfig()  # noqa: RUF009 - frozen
   seed: int = 0
   initial_checkpoint: InitialCheckpoint = InitialCheckpoint()
@@ -208,6 +211,7 @@ class TrainConfig:
     _check_type("model", self.model, ModelConfig, "@ModelConfig()")
     _check_type("dataset", self.dataset, DatasetConfig, "@DatasetConfig()")
     _check_type("loss", self.loss, LossConfig, "@LossConfig()")
+    _check_type("bad_steps", self.bad_steps, BadSteps, "@BadSteps()")
     _check_type(
       "initial_checkpoint", self.initial_checkpoint, InitialCheckpoint, "@InitialCheckpoint()"
     )

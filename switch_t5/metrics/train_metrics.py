@@ -78,10 +78,12 @@ class StepMetrics(NamedTuple):
   Attributes:
     sums: over the step.
     gradient_norms: L2, float32, of each layer and of what is in none, by name.
+    is_bad: bool [], whether the loss or the gradients are not finite or beyond the run's limits.
   """
 
   sums: MetricSums
   gradient_norms: dict[str, Array]
+  is_bad: Array
 
 
 def window_means(steps: Sequence[MetricSums]) -> dict[str, float]:
@@ -211,7 +213,7 @@ def train_metrics(
   sums = [step.sums for step in steps]
   num_tokens = sum(float(step.num_tokens) for step in sums)
   metrics = window_means(sums) | {
-    "gradient_norm": float(np.mean([_total_norm(step.gradient_norms) for step in steps])),
+    "gradient_norm": float(np.mean([total_norm(step.gradient_norms) for step in steps])),
     "learning_rate": float(learning_rate),
     "tokens_per_second": num_tokens / seconds,
   }
@@ -230,5 +232,6 @@ def train_metrics(
   return public
 
 
-def _total_norm(norms: dict[str, Array]) -> float:
+def total_norm(norms: dict[str, Array]) -> float:
+  """Returns the L2 norm of all, of norms of parts by name, on the host."""
   return float(np.sqrt(sum(np.square(_as_float64(norm)).sum() for norm in norms.values())))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -37,6 +36,7 @@ class LogHook:
     flops: of a step, if they were counted.
     host_spread: takes the seconds of a step that are this process's own, and all of them; returns
       metrics.
+    skips: whether bad steps were skipped: they are counted, and no part of the means.
   """
 
   kind: ClassVar[str] = LOGGING
@@ -47,6 +47,7 @@ class LogHook:
   routers: Sequence[str] = ()
   flops: StepFlops | None = None
   host_spread: Callable[[float, float], dict[str, float]] = lambda host, step: {}
+  skips: bool = False
   _last_loads: int = dataclasses.field(default=0, init=False)
 
   def __call__(self, loop: LoopState) -> None:
@@ -54,23 +55,27 @@ class LogHook:
     if not loop.window:
       return
     window = jax.device_get(loop.window)  # one transfer
+    kept = [step for step in window if not (self.skips and step.is_bad)]
+    seconds, host_seconds = loop.window_seconds, loop.host_seconds
+    loop.clear_window()
+    if not kept:
+      return
     metrics = train_metrics(
-      window,
-      seconds=loop.window_seconds,
+      kept,
+      seconds=seconds,
       learning_rate=float(self.learning_rate(loop.step - 1)),
       routers=self.routers,
       flops=self.flops,
     )
-    of_a_step = (loop.host_seconds / len(window), loop.window_seconds / len(window))
-    metrics |= self.host_spread(*of_a_step)
+    metrics |= self.host_spread(host_seconds / len(window), seconds / len(window))
+    if self.skips:
+      metrics["train/skipped_steps"] = float(len(window) - len(kept))
     loads = {}
     if self.routers and expert_loads.is_due(loop.step, self._last_loads):
-      loads = expert_loads.of_window([step.sums for step in window], self.routers)
+      loads = expert_loads.of_window([step.sums for step in kept], self.routers)
       self._last_loads = loop.step
-    loop.window.clear()
-    loop.window_seconds = loop.host_seconds = 0.0
     self.write(loop.step, metrics, loads)
-    check_finite(loop, window)
+    check_good(loop, kept)
 
 
 @dataclasses.dataclass
@@ -113,19 +118,19 @@ class EvalHook:
     self.evaluate(loop)
 
 
-def check_finite(loop: LoopState, window: Sequence[StepMetrics]) -> None:
-  """Raises DivergedError, with the norms of each layer, if a step's loss is NaN or infinite.
+def check_good(loop: LoopState, window: Sequence[StepMetrics]) -> None:
+  """Raises DivergedError, with the norms of each layer, if a step was bad.
 
   Args:
     loop: after the window's last step.
     window: its steps, on the host.
   """
   for step, metrics in enumerate(window, start=loop.step - len(window) + 1):
-    loss = float(metrics.sums.loss)
-    if not math.isfinite(loss):
+    if metrics.is_bad:
+      loss = float(metrics.sums.loss)
       norms = jax.device_get(jax.jit(layer_norms)(loop.state.params))
       raise _diverged(
-        "The loss is not finite.",
+        "The loss or a gradient is not finite, or beyond a limit of BadSteps.",
         f"train/loss {loss} first at step {step}\n"
         f"  norms of the gradients at step {step}, layer by layer:\n"
         f"{describe_norms(metrics.gradient_norms)}\n"
@@ -143,5 +148,6 @@ def _diverged(what: str, value: str) -> DivergedError:
     what,
     value=value,
     rule="training stops before a diverged state is saved",
-    remedy="go on from the last checkpoint with a lower learning rate or another SEED",
+    remedy="go on from the last checkpoint with a lower learning rate or another SEED; or without "
+    "the batch: BadSteps.action = 'go_back'",
   )

@@ -26,6 +26,9 @@ class LoopState:
     window: metrics of the steps since the last log line, still on the device.
     window_seconds: spent in those steps, hooks and compilation left out.
     host_seconds: of them, what this process did not wait for its devices.
+    batch_numbers: of the window's steps, in the order in which the run's data come.
+    inspected: how many of the window's steps were looked at for bad ones.
+    goes_back: whether the loop ended because the run is to go on from an earlier checkpoint.
   """
 
   step: int
@@ -33,6 +36,15 @@ class LoopState:
   window: list[StepMetrics] = dataclasses.field(default_factory=list)
   window_seconds: float = 0.0
   host_seconds: float = 0.0
+  batch_numbers: list[int] = dataclasses.field(default_factory=list)
+  inspected: int = 0
+  goes_back: bool = False
+
+  def clear_window(self) -> None:
+    """Begins another window."""
+    self.window.clear()
+    self.batch_numbers.clear()
+    self.window_seconds, self.host_seconds, self.inspected = 0.0, 0.0, 0
 
 
 class Hook(Protocol):
@@ -53,7 +65,7 @@ class Hook(Protocol):
 def train_loop(
   state: TrainState,
   train_step: TrainStep,
-  batches: Iterator[DeviceBatch],
+  batches: Iterator[tuple[int, DeviceBatch]],
   hooks: Sequence[Hook],
   *,
   total_steps: int,
@@ -61,23 +73,29 @@ def train_loop(
   agree_period: int,
   on_step: Callable[[int], None],
   ledger: Ledger,
+  goes_back: Callable[[LoopState], bool] = lambda loop: False,
 ) -> LoopState:
-  """Runs from `state.step` to `total_steps` or until interrupted.
+  """Runs from `state.step` to `total_steps`, until interrupted or until it is to go back.
 
   Args:
     state: its buffers are donated to the first step.
     train_step: from `build_train_step`, compiled or not.
-    batches: ends after total_steps or never.
+    batches: with their numbers; ends after total_steps or never.
     hooks: in the order in which they act.
     total_steps: the step to reach.
     interruption: asked between steps.
     on_step: told each step as it is handed to the device, for a progress bar; must not wait.
     agree_period: with several processes, every how many steps they agree on stopping.
     ledger: is told what the time goes into.
+    goes_back: asked before any hook acts: whether to leave the loop at once.
 
   Returns:
     The progress at the end; `loop.step < total_steps` if it was interrupted.
   """
+
+  def due(step: int) -> list[Hook]:
+    return [hook for hook in hooks if step % hook.period == 0 or step == total_steps]
+
   loop = LoopState(int(state.step), state)
   in_flight = StepInFlight(ledger)
   ledger.enter(COMPUTE)
@@ -85,24 +103,28 @@ def train_loop(
   while loop.step < total_steps:
     asked = ledger.clock()
     with ledger.measure(INPUT):
-      batch = next(batches)
+      number, batch = next(batches)
     # One step in flight: enough to hide the host's work, and emulated devices that share a CPU
     # cannot starve each other in the collectives of two programs.
     loop.host_seconds -= in_flight.wait(asked, ledger.clock())
     loop.state, metrics = train_step(loop.state, batch)
     in_flight.begin(metrics)
     loop.window.append(metrics)
+    loop.batch_numbers.append(number)
     loop.step += 1
     ledger.step = loop.step
     on_step(loop.step)
-    due = [hook for hook in hooks if loop.step % hook.period == 0 or loop.step == total_steps]
-    if due:
+    if due(loop.step):
       now = ledger.clock()
       loop.host_seconds -= in_flight.wait(now, now)
       took = ledger.clock() - started
       loop.window_seconds += took
       loop.host_seconds += took
-      for hook in due:
+      loop.step = int(loop.state.step)  # fewer than were taken, if some were skipped
+      loop.goes_back = goes_back(loop)
+      if loop.goes_back:
+        return loop
+      for hook in due(loop.step):
         with ledger.measure(hook.kind):
           hook(loop)
       started = ledger.clock()
@@ -110,5 +132,7 @@ def train_loop(
     stop = interruption.requested(may_communicate=loop.step % agree_period == 0)
     loop.host_seconds -= ledger.clock() - asked  # waits for the others
     if stop:
+      loop.step = int(loop.state.step)
+      loop.goes_back = goes_back(loop)
       break
   return loop

@@ -14,6 +14,7 @@ from switch_t5.layers.row_key import RowKey
 from switch_t5.metrics.train_metrics import MetricSums, StepMetrics
 from switch_t5.model.definition import ModelDefinition
 from switch_t5.model.switch_transformer import SwitchTransformer
+from switch_t5.training.bad_steps import SKIP, BadSteps
 from switch_t5.training.bias_balancing import balance_biases
 from switch_t5.training.norms import layer_norms
 from switch_t5.training.state import TrainState, shardings
@@ -59,6 +60,7 @@ def build_train_step(
   *,
   num_microbatches: int,
   trained: PyTree | None = None,
+  bad_steps: BadSteps = BadSteps(),  # noqa: B008 - frozen
 ) -> jax.stages.Wrapped:
   """Compiles lazily: (state, batch [num_microbatches, rows, length], seed, frozen) -> (next state, metrics).
 
@@ -66,7 +68,8 @@ def build_train_step(
   buffers are donated. All randomness is folded from (seed, step), so a resumed run draws what an
   undisturbed one would have; the seed, uint32 [], is no constant of the program, which runs of other
   seeds share. Frozen parameters, those that `trained` (of `trained_parameters`) says False of, stay
-  as they are to the bit; None: all are trained.
+  as they are to the bit; None: all are trained. A bad step that is skipped, as `bad_steps` may say,
+  returns the state that it was given.
   """
 
   def train_step(
@@ -89,8 +92,12 @@ def build_train_step(
     params = balance_biases(definition.config, state.params, params, sums.expert_load)
     if trained is not None:
       params = merge(select(params, trained), state.params)  # also past decay of weights
-    metrics = StepMetrics(sums, layer_norms(grads))
-    return TrainState(state.step + 1, params, opt_state), metrics
+    norms = layer_norms(grads)
+    is_bad = bad_steps.is_bad(sums.loss, norms)
+    next_state = TrainState(state.step + 1, params, opt_state)
+    if bad_steps.action == SKIP:
+      next_state = jax.tree.map(lambda new, old: jnp.where(is_bad, old, new), next_state, state)
+    return next_state, StepMetrics(sums, norms, is_bad)
 
   replicated = abstract.step.sharding
   out_shardings = (shardings(abstract), replicated)

@@ -58,7 +58,9 @@ def sums(load=((6, 2), (4, 4)), dropped=(1, 0), **changes):
 
 def step(sums):
   """With gradient norms whose squares add up to 13 squared."""
-  return StepMetrics(sums, {"encoder": np.float32([3.0, 4.0]), "embedding": np.float32(12.0)})
+  return StepMetrics(
+    sums, {"encoder": np.float32([3.0, 4.0]), "embedding": np.float32(12.0)}, np.bool_(False)
+  )
 
 
 def test_public_names_and_values_of_one_step():

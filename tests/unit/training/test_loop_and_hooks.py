@@ -17,6 +17,7 @@ import pytest
 from switch_t5.errors import DivergedError
 from switch_t5.metrics.goodput import EVALUATION, INPUT
 from switch_t5.metrics.train_metrics import MetricSums, StepMetrics
+from switch_t5.training.bad_steps import BadSteps
 from switch_t5.training.goodput import Ledger, StepInFlight
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
 from switch_t5.training.interruption import Interruption
@@ -29,7 +30,8 @@ def make_metrics(loss: float) -> StepMetrics:
   router = {"expert_load": jnp.ones((1, 2)), "num_dropped": jnp.zeros(1)}
   router |= {name: jnp.ones(1) for name in ("routed_tokens", "router_entropy", "router_confidence")}
   sums = MetricSums(**ones | router | {"loss": jnp.float32(loss)})
-  return StepMetrics(sums, {"encoder": jnp.float32([3.0, 4.0 * loss])})
+  norms = {"encoder": jnp.float32([3.0, 4.0 * loss])}
+  return StepMetrics(sums, norms, BadSteps().is_bad(sums.loss, norms))
 
 
 def add_batch(state, batch):
@@ -70,7 +72,7 @@ def run(
     return train_loop(
       start() if state is None else state,
       step,
-      itertools.count(1.0) if batches is None else iter(batches),
+      enumerate(itertools.count(1.0) if batches is None else batches),
       hooks,
       total_steps=total_steps,
       interruption=interruption,

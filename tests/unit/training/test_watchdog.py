@@ -43,8 +43,10 @@ class Slow:
 
 
 def step(state, batch):
-  metrics = StepMetrics(MetricSums(**dict.fromkeys(MetricSums._fields, jnp.float32(1))), {})
-  return state, metrics
+  metrics = StepMetrics(
+    MetricSums(**dict.fromkeys(MetricSums._fields, jnp.float32(1))), {}, jnp.bool_(False)
+  )
+  return state._replace(step=state.step + 1), metrics
 
 
 def hang(tmp_path, slow: Slow, *, batches, hooks=(), patience=1) -> tuple[str, str]:
@@ -58,7 +60,7 @@ def hang(tmp_path, slow: Slow, *, batches, hooks=(), patience=1) -> tuple[str, s
     time.sleep(2 * SECONDS * patience)  # it says so once
     slow.answers.set()
 
-  step(None, 0.0)  # what it compiles is no hang
+  step(TrainState(jnp.int32(0), 0.0, ()), 0.0)  # what it compiles is no hang
   ledger.enter(COMPUTE)
   answering = threading.Thread(target=answer)
   answering.start()
@@ -66,7 +68,7 @@ def hang(tmp_path, slow: Slow, *, batches, hooks=(), patience=1) -> tuple[str, s
     train_loop(
       TrainState(jnp.int32(0), jnp.float32(0), ()),
       step,
-      batches,
+      enumerate(batches),
       hooks,
       total_steps=3,
       interruption=Interruption(),
