@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from collections.abc import Callable
@@ -25,11 +26,15 @@ def broken_rule(target: Callable[..., Any], parameter: str, value: Any) -> str |
 
   Only annotations made of Python's literals are held against the value, their elements are not.
   """
-  annotation = typing.get_type_hints(target).get(parameter)
+  annotation = _annotations(target).get(parameter)
   allowed = [typing.get_origin(member) or member for member in _members(annotation)]
   if any(kind not in _NAMES for kind in allowed) or any(_is(value, kind) for kind in allowed):
     return None
   return " or ".join(_NAMES[kind] for kind in allowed)
+
+
+# Python evaluates each annotation anew whenever it is asked.
+_annotations = functools.cache(typing.get_type_hints)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
