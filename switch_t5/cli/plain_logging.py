@@ -10,12 +10,26 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+# Orbax's, of a save that failed: the error is raised again, and told once, by the next step.
+_TOLD_ANYWAY = ("_SignalingThread.run() raised an exception", "Handler Commit operations")
+
 
 class _Lines(logging.Handler):
   """Writes the message alone, above a progress bar if there is one."""
 
   def emit(self, record: logging.LogRecord) -> None:
-    tqdm.write(record.getMessage(), file=sys.stderr)
+    message = record.getMessage()
+    if not any(part in message for part in _TOLD_ANYWAY):
+      tqdm.write(message, file=sys.stderr)
+
+
+def _without_late_writes(unraisable: sys.UnraisableHookArgs) -> None:
+  """Shows an exception that nobody can catch, unless it is TensorStore's: a write of a save that has
+  failed already ends after all, and nobody waits for it.
+  """
+  error = unraisable.exc_value
+  if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+    sys.__unraisablehook__(unraisable)
 
 
 @contextlib.contextmanager
@@ -31,6 +45,8 @@ def plain_logging(*, debug: bool) -> Iterator[None]:
     return
   # Nothing but tracebacks of Orbax's tasks. It stays so: they are logged when the process ends.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  if sys.unraisablehook is sys.__unraisablehook__:  # pytest has its own
+    sys.unraisablehook = _without_late_writes  # likewise
   logger = logging.getLogger("absl")  # ours and Orbax's
   before = logger.handlers, logger.propagate
   logger.handlers, logger.propagate = [_Lines(logging.WARNING)], False
