@@ -48,11 +48,15 @@ def run_here(*argv: str) -> tuple[int, str, str]:
   return code, output.getvalue(), errors.getvalue()
 
 
-def start(*argv: str, cwd: pathlib.Path = ROOT) -> subprocess.Popen[str]:
-  """Starts `switch_t5 ARGV`; both streams go to one pipe."""
+def start(
+  *argv: str, cwd: pathlib.Path = ROOT, before: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+  """Starts `switch_t5 ARGV`, as the last words of a command if `before` begins one; both streams go
+  to one pipe.
+  """
   path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
   return subprocess.Popen(
-    [sys.executable, "-m", "switch_t5.cli.main", *argv],
+    [*before, sys.executable, "-m", "switch_t5.cli.main", *argv],
     cwd=cwd,
     env=os.environ | {"PYTHONPATH": path},
     stdout=subprocess.PIPE,

@@ -7,53 +7,25 @@ import json
 import math
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import runs
+from bad_data import bad_batches
 
-from switch_t5.cli.run_data import IndexedData
 from switch_t5.metrics.writer import METRICS_FILE, read_metrics
 from switch_t5.training.bad_steps import BadSteps
 
-STEPS, ROWS = 12, 8
-WITHOUT = "without"  # the data never had the batches
-
-
-class _Reader:
-  """A reader some of whose batches have weights that are no numbers, or are missing."""
-
-  def __init__(self, reader, numbers, how):
-    self._reader, self._numbers, self._how = reader, numbers, how
-
-  def __getattr__(self, name):
-    return getattr(self._reader, name)
-
-  def __iter__(self):
-    return self
-
-  def __next__(self):
-    number = self._reader.state()["rows_consumed"] // ROWS
-    batch = next(self._reader)
-    if number not in self._numbers:
-      return batch
-    if self._how == WITHOUT:
-      return next(self)
-    weights = np.full_like(batch["decoder_loss_weights"], math.inf)
-    return batch | {"decoder_loss_weights": weights}
+STEPS = 12
 
 
 @pytest.fixture
-def train(monkeypatch, tmp_path):
-  """Trains in a folder of this name, on data with these bad batches; returns code and output."""
-  make_reader = IndexedData.train_reader
+def train(tmp_path):
+  """Trains in a folder of this name, on data with these bad batches or without them."""
 
-  def train(name, numbers=(), how="bad", **macros):
-    monkeypatch.setattr(
-      IndexedData, "train_reader", lambda data, rows: _Reader(make_reader(data, rows), numbers, how)
-    )
+  def train(name, numbers=(), *, missing=False, **macros):
     settings = {"TRAIN_STEPS": STEPS, "CHECKPOINT_PERIOD": 4, "EVAL_PERIOD": 100, "LOG_PERIOD": 3}
     flags = runs.tiny_flags(tmp_path, MODEL_DIR=str(tmp_path / name), **settings | macros)
-    code, output, errors = runs.run_here("train", *flags)
+    with bad_batches(numbers, missing=missing):
+      code, output, errors = runs.run_here("train", *flags)
     return code, output + errors
 
   return train
@@ -64,7 +36,7 @@ def test_a_run_without_its_bad_batches_ends_as_if_the_data_never_had_them(train,
   policy, bad = {"BadSteps.action": action}, (1, 6)  # before the first checkpoint, and after it
   code, output = train("bad", bad, **policy)
   assert code == 0, output
-  code, expected = train("expected", bad, WITHOUT, **policy)
+  code, expected = train("expected", bad, missing=True, **policy)
   assert code == 0, expected
   ends = [runs.arrays(tmp_path / name, STEPS) for name in ("bad", "expected")]
   assert runs.differing(*ends) == []
@@ -90,7 +62,7 @@ def test_a_run_that_left_a_batch_out_goes_on_with_the_right_ones(train, tmp_path
   code, output = train("bad", (2, 9), **policy)
   assert code == 0, output
   assert "Left out: batch 9" in output and "Left out: batch 2" not in output
-  assert train("expected", (2, 9), WITHOUT, **policy)[0] == 0
+  assert train("expected", (2, 9), missing=True, **policy)[0] == 0
   ends = [runs.arrays(tmp_path / name, STEPS) for name in ("bad", "expected")]
   assert runs.differing(*ends) == []
 

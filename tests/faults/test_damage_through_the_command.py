@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A damaged checkpoint, as a user meets it: named, and the step before taken. All files: drills.py."""
+"""A damaged checkpoint, as a user meets it: named, and the step before taken. All files: the drill."""
 
 from __future__ import annotations
 
