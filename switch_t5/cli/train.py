@@ -65,7 +65,7 @@ def run(command_line: CommandLine) -> None:
     print(f"{describe(session)}\nNothing is trained: --dry_run.")
     return
   training.open_data()  # what is wrong with it is said before MODEL_DIR is touched
-  what = training.identity | {"batches left out": sorted(training.bad_steps.left_out)}
+  what = training.identity | {"rows left out": sorted(training.bad_steps.left_out)}
   distributed.agree("The processes of the run do not read the same data.", what)
   lock = run_lock(config.model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
   watched = training.watched()
@@ -209,11 +209,12 @@ class Run:
     """Returns the newest good checkpoint's state, or a new one, and moves the reader to its position."""
     restored = self.checkpoints.restore(self.session.abstract)
     if restored is None or restored.is_imported:
-      self.drawn = 0
+      self.rows_drawn = 0
     else:
       dataset_lib.check_identity(restored.data_state["identity"], self.identity)
       self.reader.restore(restored.data_state["position"])
-      self.drawn = restored.data_state.get("drawn", restored.step)
+      rows = restored.step * self.config.dataset.batch_size
+      self.rows_drawn = restored.data_state.get("rows_drawn", rows)
     return self.first_state(restored)
 
   def go_back(self) -> TrainState:
@@ -326,13 +327,14 @@ class Run:
     return lambda state, batch: compiled(state, batch, session.seed, frozen)
 
   def batches(self) -> Iterator[tuple[int, DeviceBatch]]:
-    """Yields global batches with their numbers, from 0 at the data's first row, and passes over those
-    that are left out; the reader's position is that of the batch last yielded.
+    """Yields global batches with the places of their first rows, and passes over those that are left
+    out; the reader's position is that of the batch last yielded.
     """
     for batch in self.reader:
-      number, self.drawn = self.drawn, self.drawn + 1
-      if self.bad_steps.passes(number):
-        yield number, self.session.place(batch)
+      first_row = self.rows_drawn
+      self.rows_drawn += self.config.dataset.batch_size
+      if self.bad_steps.passes(first_row):
+        yield first_row, self.session.place(batch)
 
   def hooks(self) -> list[Hook]:
     """Returns what happens between steps, in order."""
@@ -360,7 +362,11 @@ class Run:
 
   def save(self, loop: LoopState) -> None:
     """Starts an asynchronous save of the state and the position in the data."""
-    data_state = {"position": self.reader.state(), "identity": self.identity, "drawn": self.drawn}
+    data_state = {
+      "position": self.reader.state(),
+      "rows_drawn": self.rows_drawn,
+      "identity": self.identity,
+    }
     self.checkpoints.save(
       loop.step, loop.state, data_state=data_state, config_text=self.config_text
     )

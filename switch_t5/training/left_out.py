@@ -18,13 +18,11 @@ class BadBatch(NamedTuple):
   """A batch that is left out.
 
   Attributes:
-    number: of the batch, in the order in which the run's data come, from 0.
-    first_row, last_row: its rows in that order.
+    first_row, last_row: its rows, in the order in which the run's data come, from 0.
     step: steps done before it.
     loss, gradient_norm: of its step, as text: they may be no numbers.
   """
 
-  number: int
   first_row: int
   last_row: int
   step: int
@@ -33,8 +31,8 @@ class BadBatch(NamedTuple):
 
   def __str__(self) -> str:
     return (
-      f"batch {self.number} (rows {self.first_row} to {self.last_row} of the data), after step "
-      f"{self.step}: loss {self.loss}, norm of the gradients {self.gradient_norm}"
+      f"rows {self.first_row} to {self.last_row} of the data, after step {self.step}: loss {self.loss}, "
+      f"norm of the gradients {self.gradient_norm}"
     )
 
 
@@ -58,12 +56,18 @@ class BadStepWatch:
     say: Callable[[str], None],
   ):
     self._config, self._batch_size = config, batch_size
-    self.left_out = {batch.number: batch for batch in left_out}
+    self.left_out = {batch.first_row: batch for batch in left_out}
     self._record, self._say = record, say
 
-  def passes(self, number: int) -> bool:
-    """Returns whether a batch is to be trained on; one that a step skips is given to it again."""
-    return self._config.action != GO_BACK or number not in self.left_out
+  def passes(self, first_row: int) -> bool:
+    """Returns whether a batch is to be trained on; one that a step skips is given to it again.
+
+    A batch of another size than the one that was left out is, if they share a row.
+    """
+    if self._config.action != GO_BACK:
+      return True
+    end = first_row + self._batch_size
+    return not any(b.first_row < end and first_row <= b.last_row for b in self.left_out.values())
 
   def __call__(self, loop: LoopState) -> bool:
     """Looks at the steps since it was last asked; returns whether the run is to go back.
@@ -72,7 +76,7 @@ class BadStepWatch:
       DivergedError: if more batches would be left out than may be.
     """
     window = loop.window[loop.inspected :]
-    numbers = loop.batch_numbers[loop.inspected :]
+    first_rows = loop.first_rows[loop.inspected :]
     loop.inspected = len(loop.window)
     if self._config.action == STOP:  # the log hook ends the run, once the line is written
       return False
@@ -80,9 +84,9 @@ class BadStepWatch:
     goes_back = self._config.action == GO_BACK
     before = loop.step - (len(bad) if goes_back else len(bad) - sum(bad))
     found = []
-    for number, metrics, is_bad in zip(numbers, window, bad, strict=True):
-      if is_bad and number not in self.left_out:
-        found.append(self._describe(number, before, metrics))
+    for first_row, metrics, is_bad in zip(first_rows, window, bad, strict=True):
+      if is_bad and first_row not in self.left_out:
+        found.append(self._describe(first_row, before, metrics))
       if is_bad and goes_back:
         break  # what follows may follow from it
       before += goes_back or not is_bad
@@ -93,7 +97,7 @@ class BadStepWatch:
   def _leave_out(self, found: Sequence[BadBatch]) -> None:
     for batch in found:
       self._say(f"Left out: {batch}")
-    self.left_out |= {batch.number: batch for batch in found}
+    self.left_out |= {batch.first_row: batch for batch in found}
     if len(self.left_out) > self._config.most:
       raise DivergedError(
         "More batches are bad than may be left out.",
@@ -104,13 +108,11 @@ class BadStepWatch:
       )
     self._record(list(self.left_out.values()))
 
-  def _describe(self, number: int, step: int, metrics: StepMetrics) -> BadBatch:
+  def _describe(self, first_row: int, step: int, metrics: StepMetrics) -> BadBatch:
     host = jax.device_get(metrics)
-    first = number * self._batch_size
     return BadBatch(
-      number,
-      first,
-      first + self._batch_size - 1,
+      first_row,
+      first_row + self._batch_size - 1,
       step,
       f"{float(host.sums.loss):.4g}",
       f"{total_norm(host.gradient_norms):.4g}",

@@ -26,7 +26,7 @@ class LoopState:
     window: metrics of the steps since the last log line, still on the device.
     window_seconds: spent in those steps, hooks and compilation left out.
     host_seconds: of them, what this process did not wait for its devices.
-    batch_numbers: of the window's steps, in the order in which the run's data come.
+    first_rows: of the window's batches, in the order in which the run's data come, from 0.
     inspected: how many of the window's steps were looked at for bad ones.
     goes_back: whether the loop ended because the run is to go on from an earlier checkpoint.
   """
@@ -36,14 +36,14 @@ class LoopState:
   window: list[StepMetrics] = dataclasses.field(default_factory=list)
   window_seconds: float = 0.0
   host_seconds: float = 0.0
-  batch_numbers: list[int] = dataclasses.field(default_factory=list)
+  first_rows: list[int] = dataclasses.field(default_factory=list)
   inspected: int = 0
   goes_back: bool = False
 
   def clear_window(self) -> None:
     """Begins another window."""
     self.window.clear()
-    self.batch_numbers.clear()
+    self.first_rows.clear()
     self.window_seconds, self.host_seconds, self.inspected = 0.0, 0.0, 0
 
 
@@ -80,7 +80,7 @@ def train_loop(
   Args:
     state: its buffers are donated to the first step.
     train_step: from `build_train_step`, compiled or not.
-    batches: with their numbers; ends after total_steps or never.
+    batches: each with the place of its first row in the run's data; ends after total_steps or never.
     hooks: in the order in which they act.
     total_steps: the step to reach.
     interruption: asked between steps.
@@ -103,14 +103,14 @@ def train_loop(
   while loop.step < total_steps:
     asked = ledger.clock()
     with ledger.measure(INPUT):
-      number, batch = next(batches)
+      first_row, batch = next(batches)
     # One step in flight: enough to hide the host's work, and emulated devices that share a CPU
     # cannot starve each other in the collectives of two programs.
     loop.host_seconds -= in_flight.wait(asked, ledger.clock())
     loop.state, metrics = train_step(loop.state, batch)
     in_flight.begin(metrics)
     loop.window.append(metrics)
-    loop.batch_numbers.append(number)
+    loop.first_rows.append(first_row)
     loop.step += 1
     ledger.step = loop.step
     on_step(loop.step)

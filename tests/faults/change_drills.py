@@ -111,7 +111,7 @@ def bad_steps(folder: pathlib.Path, quick: bool) -> list[Outcome]:
         code, output, errors = runs.run_here("train", *kill_drills.flags(here, **policy))
       assert code == 0, output + errors
       ends.append(here / "model")
-      said.append(sum(f"Left out: batch {number} (rows" in output + errors for number in numbers))
+      said.append(sum(f"Left out: rows {8 * number} to" in output + errors for number in numbers))
     final, same = compared(*ends, steps)
     found = said[0]
     outcomes.append(

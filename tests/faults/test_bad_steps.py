@@ -40,19 +40,19 @@ def test_a_run_without_its_bad_batches_ends_as_if_the_data_never_had_them(train,
   assert code == 0, expected
   ends = [runs.arrays(tmp_path / name, STEPS) for name in ("bad", "expected")]
   assert runs.differing(*ends) == []
-  assert "Left out: batch 1 (rows 8 to 15 of the data), after step 1: loss nan" in output
-  assert "Left out: batch 6 (rows 48 to 55 of the data), after step 5: loss nan" in output
+  assert "Left out: rows 8 to 15 of the data, after step 1: loss nan" in output
+  assert "Left out: rows 48 to 55 of the data, after step 5: loss nan" in output
   record = json.loads((tmp_path / "bad" / "bad_batches.json").read_text())
-  assert [(one["number"], one["first_row"], one["step"]) for one in record] == [
-    (1, 8, 1),
-    (6, 48, 5),
+  assert [(one["first_row"], one["last_row"], one["step"]) for one in record] == [
+    (8, 15, 1),
+    (48, 55, 5),
   ]
   rows = [read_metrics(tmp_path / name / METRICS_FILE) for name in ("bad", "expected")]
   assert all(math.isfinite(row["train/loss"]) for row in rows[0])
   assert rows[0][-1]["train/loss"] == rows[1][-1]["train/loss"]
   assert runs.run_here("report", str(tmp_path / "bad"))[0] == 0
   page = (tmp_path / "bad" / "report.html").read_text()
-  assert "Left out: batch 6 (rows 48 to 55 of the data), after step 5" in page
+  assert "Left out: rows 48 to 55 of the data, after step 5" in page
 
 
 @pytest.mark.parametrize("action", ["skip", "go_back"])
@@ -61,7 +61,7 @@ def test_a_run_that_left_a_batch_out_goes_on_with_the_right_ones(train, tmp_path
   assert train("bad", (2,), TRAIN_STEPS=5, **policy)[0] == 0
   code, output = train("bad", (2, 9), **policy)
   assert code == 0, output
-  assert "Left out: batch 9" in output and "Left out: batch 2" not in output
+  assert "Left out: rows 72 to" in output and "Left out: rows 16" not in output
   assert train("expected", (2, 9), missing=True, **policy)[0] == 0
   ends = [runs.arrays(tmp_path / name, STEPS) for name in ("bad", "expected")]
   assert runs.differing(*ends) == []
@@ -72,14 +72,14 @@ def test_more_bad_batches_than_may_be_left_out_end_the_run_and_name_each(train, 
   code, output = train("bad", (4, 5, 6, 7), **policy)
   assert code == 4
   assert "More batches are bad than may be left out." in output
-  assert all(f"batch {number} (rows {8 * number} to" in output for number in (4, 5, 6))
+  assert all(f"rows {8 * number} to" in output for number in (4, 5, 6))
   assert runs.last_step(tmp_path / "bad") == 3
   assert "Traceback" not in output
 
 
 def test_a_record_that_is_damaged_is_an_error_that_names_it(train, tmp_path):
   (tmp_path / "bad").mkdir()
-  (tmp_path / "bad" / "bad_batches.json").write_text('[{"number": 1}]')
+  (tmp_path / "bad" / "bad_batches.json").write_text('[{"first_row": 1}]')
   code, output = train("bad")
   assert code == 2 and "bad_batches.json" in output
 
