@@ -34,6 +34,20 @@ class Run(NamedTuple):
   diverged: str | None = None
 
 
+def points(run: Run, name: str) -> Sequence[Point]:
+  """Returns a metric by its public name; `router/*/STATISTIC` is the mean over the routers."""
+  if not name.startswith("router/*/"):
+    return run.metrics.get(name, ())
+  ending = name.removeprefix("router/*")
+  return mean_curve(
+    [
+      found
+      for metric, found in run.metrics.items()
+      if metric.startswith("router/") and metric.endswith(ending)
+    ]
+  )
+
+
 def held_out(run: Run) -> list[Point]:
   """Returns (step, negative log perplexity on the validation split, nats per target token)."""
   found = run.metrics.get(f"eval/{run.task}/cross_entropy", ())
@@ -45,19 +59,19 @@ def quality(run: Run) -> float | None:
   return dict(held_out(run)).get(run.steps)
 
 
-def reached(points: Sequence[Point], level: float) -> float | None:
+def reached(curve: Sequence[Point], level: float) -> float | None:
   """Returns the step at which a curve first is at a level, between two points by a straight line.
 
   Args:
-    points: (step, value), better if higher.
+    curve: (step, value), better if higher.
     level: a value.
 
   Returns:
     The step; that of the first point if it is there already; None if it never is.
   """
-  if points and points[0][1] >= level:
-    return points[0][0]
-  for (step, value), (later, better) in itertools.pairwise(points):
+  if curve and curve[0][1] >= level:
+    return curve[0][0]
+  for (step, value), (later, better) in itertools.pairwise(curve):
     if better >= level:
       return step + (later - step) * (level - value) / (better - value)
   return None
@@ -86,13 +100,13 @@ def speed_up_in_time(run: Run, base: Run) -> float | None:
 
 def late(run: Run, name: str, part: float = 0.25) -> float | None:
   """Returns the mean of a metric over the last part of a run's steps."""
-  values = [value for step, value in run.metrics.get(name, ()) if step > (1 - part) * run.steps]
+  values = [value for step, value in points(run, name) if step > (1 - part) * run.steps]
   return statistics.fmean(values) if values else None
 
 
 def greatest(run: Run, name: str) -> float | None:
   """Returns the greatest value of a metric."""
-  return max((value for _, value in run.metrics.get(name, ())), default=None)
+  return max((value for _, value in points(run, name)), default=None)
 
 
 def of_encoder(run: Run, statistic: str) -> float | None:

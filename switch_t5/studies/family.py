@@ -18,6 +18,7 @@ from switch_t5.studies.curves import (
   Run,
   held_out,
   mean_curve,
+  points,
   quality,
   speed_up_in_steps,
   speed_up_in_time,
@@ -303,7 +304,7 @@ def _charts(family: Family, runs: Runs) -> Iterator[Chart]:
   for metric, title, caption in family.curves:
 
     def curve(run: Run, metric: str = metric) -> Sequence[Point]:
-      return run.metrics.get(metric, ()) if metric else held_out(run)
+      return points(run, metric) if metric else held_out(run)
 
     series = arm_curves(family, runs, curve)
     yield Chart(title, f"{caption}, mean over seeds", series)

@@ -100,7 +100,7 @@ def test_balance_says_from_when_on_the_load_is_even():
       run_of(
         *(arm.name, seed, [5.0, 4.0, 3.0]),
         **{
-          "train/expert_load_max": list(
+          "router/encoder/layer_1/mlp/expert_load_max": list(
             zip((10, 20, 30), loads.get(arm.name, [1, 1, 1]), strict=True)
           )
         },
