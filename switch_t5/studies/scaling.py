@@ -136,8 +136,8 @@ def beside(runs: Runs) -> Beside:
     "arm is as good as the dense model at its end, between two evaluations by a straight line; time is each run's "
     "median pace, without compilation, evaluation and checkpoints.",
     _flops_sentence(runs)
-    + " The dense model has T5's first parameters, the others those of Switch models (a tenth of "
-    "the variance), as in the paper.",
+    + " The dense model begins as the others do, with a tenth of the variance of T5's first parameters: else "
+    "these would be compared.",
     *_law_sentences(law),
   ]
   return Beside(sentences, charts=[chart], content=content)
