@@ -8,12 +8,15 @@ off or no text, and faulty lines. bad_steps: batches whose loss is no number.
 from __future__ import annotations
 
 import gzip
+import itertools
 import pathlib
+import shutil
 
 import kill_drills
 import numpy as np
 import runs
-from bad_data import bad_batches
+from bad_data import MISSING, NOT_FINITE, SPIKE, bad_batches
+from damage import DAMAGES
 from outcome import NOTHING, Outcome, compared, rows_astray
 
 TOLERANCE = 1e-5  # of the largest parameter of an array: the order of sums differs
@@ -90,7 +93,24 @@ def data(folder: pathlib.Path, quick: bool) -> list[Outcome]:
     told = code == 3 and said in errors and "Traceback" not in output + errors
     made = (here / "model").exists()
     outcomes.append(Outcome(f"data: {name}", 1, int(told), held=told and not made))
-  return outcomes
+  return [*outcomes, _damaged_shards(folder / "shards")]
+
+
+def _damaged_shards(folder: pathlib.Path) -> Outcome:
+  """Trains once, damages the shard that was written, and trains again."""
+  kill_drills.train(folder / "good", TRAIN_STEPS=2)
+  named = 0
+  for name, damage in DAMAGES.items():
+    here = folder / name.replace(" ", "_")
+    shutil.copytree(folder / "good" / "data", here / "data")
+    (shard,) = here.rglob("train-*.array_record")
+    damage(shard)
+    code, output, errors = runs.run_here("train", *runs.tiny_flags(here))
+    named += code == 3 and shard.name in errors and "Traceback" not in output + errors
+  tries = len(DAMAGES)
+  return Outcome(
+    "a shard of a cache: deleted, cut off, a bit flipped", tries, named, held=named == tries
+  )
 
 
 def _flipped(content: bytes) -> bytes:
@@ -101,22 +121,23 @@ def _flipped(content: bytes) -> bytes:
 def bad_steps(folder: pathlib.Path, quick: bool) -> list[Outcome]:
   """Trains on batches whose loss is no number; the end is that of a run without them."""
   outcomes = []
-  numbers, steps = (1, 6), 12
-  for action in ("skip", "go_back"):
+  numbers, steps, begun = (8, 10), 12, 7  # a spike can be told once the loss has fallen
+  for how, action in itertools.product((NOT_FINITE, SPIKE), ("skip", "go_back")):
     policy = {"TRAIN_STEPS": steps, "CHECKPOINT_PERIOD": 4, "BadSteps.action": action}
+    limit = {"BadSteps.max_loss": 8.6} if how == SPIKE else {}
     ends, said = [], []
-    for missing in (False, True):
-      here = folder / f"{action}_{missing}"
-      with bad_batches(numbers, missing=missing):
-        code, output, errors = runs.run_here("train", *kill_drills.flags(here, **policy))
-      assert code == 0, output + errors
+    for data in (how, MISSING):
+      here = folder / f"{how}_{action}_{data}".replace(" ", "_")
+      with bad_batches(numbers, data):
+        kill_drills.train_here(here, **policy | {"TRAIN_STEPS": begun})
+        output = kill_drills.train_here(here, **policy | limit)
       ends.append(here / "model")
-      said.append(sum(f"Left out: rows {8 * number} to" in output + errors for number in numbers))
+      said.append(sum(f"Left out: rows {8 * number} to" in output for number in numbers))
     final, same = compared(*ends, steps)
     found = said[0]
     outcomes.append(
       Outcome(
-        f"a loss that is NaN, BadSteps.action = '{action}'",
+        f"a loss that is {'NaN' if how == NOT_FINITE else 'a spike'}, BadSteps.action = '{action}'",
         len(numbers),
         found,
         "0" if action == "skip" else "to the checkpoint",

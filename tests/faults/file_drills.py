@@ -34,26 +34,27 @@ STEPS = 12
 Damage = Callable[[pathlib.Path, random.Random], None]
 
 
-def _flip(file: pathlib.Path, at_random: random.Random) -> None:
+def flip(file: pathlib.Path, at_random: random.Random) -> None:
+  """Flips one bit."""
   content = bytearray(file.read_bytes())
   content[at_random.randrange(len(content))] ^= 1 << at_random.randrange(8)
   file.write_bytes(content)
 
 
-def _truncate(file: pathlib.Path, at_random: random.Random) -> None:
+def truncate(file: pathlib.Path, at_random: random.Random) -> None:
   os.truncate(file, at_random.randrange(file.stat().st_size))
 
 
-def _delete(file: pathlib.Path, at_random: random.Random) -> None:
+def delete(file: pathlib.Path, at_random: random.Random) -> None:
   file.unlink()
 
 
-def _lengthen(file: pathlib.Path, at_random: random.Random) -> None:
+def lengthen(file: pathlib.Path, at_random: random.Random) -> None:
   with file.open("ab") as opened:
     opened.write(at_random.randbytes(at_random.randint(1, 9)))
 
 
-def _zero(file: pathlib.Path, at_random: random.Random) -> None:
+def zero(file: pathlib.Path, at_random: random.Random) -> None:
   """As a disk leaves what was never flushed."""
   size = file.stat().st_size
   content = bytearray(file.read_bytes())
@@ -65,11 +66,11 @@ def _zero(file: pathlib.Path, at_random: random.Random) -> None:
 
 
 DAMAGES: dict[str, Damage] = {
-  "one bit flipped": _flip,
-  "cut off": _truncate,
-  "deleted": _delete,
-  "bytes appended": _lengthen,
-  "zeros to the end": _zero,
+  "one bit flipped": flip,
+  "cut off": truncate,
+  "deleted": delete,
+  "bytes appended": lengthen,
+  "zeros to the end": zero,
 }
 
 

@@ -52,6 +52,14 @@ def train(folder: pathlib.Path, **macros: object) -> pathlib.Path:
   return folder / "model"
 
 
+def train_here(folder: pathlib.Path, **macros: object) -> str:
+  """Trains to the end in this process; returns what was printed."""
+  code, output, errors = runs.run_here("train", *flags(folder, **macros))
+  if code:
+    raise RuntimeError(f"train ended with {code}:\n{output}{errors}")
+  return output + errors
+
+
 def kills(folder: pathlib.Path, quick: bool) -> list[Outcome]:
   """Kills runs, two beside each other, and compares their ends with undisturbed ones'."""
   series, count = (1, 10) if quick else (2, 100)

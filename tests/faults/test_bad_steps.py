@@ -9,7 +9,7 @@ import math
 import jax.numpy as jnp
 import pytest
 import runs
-from bad_data import bad_batches
+from bad_data import MISSING, NOT_FINITE, bad_batches
 
 from switch_t5.metrics.writer import METRICS_FILE, read_metrics
 from switch_t5.training.bad_steps import BadSteps
@@ -21,10 +21,10 @@ STEPS = 12
 def train(tmp_path):
   """Trains in a folder of this name, on data with these bad batches or without them."""
 
-  def train(name, numbers=(), *, missing=False, **macros):
+  def train(name, numbers=(), how=NOT_FINITE, **macros):
     settings = {"TRAIN_STEPS": STEPS, "CHECKPOINT_PERIOD": 4, "EVAL_PERIOD": 100, "LOG_PERIOD": 3}
     flags = runs.tiny_flags(tmp_path, MODEL_DIR=str(tmp_path / name), **settings | macros)
-    with bad_batches(numbers, missing=missing):
+    with bad_batches(numbers, how):
       code, output, errors = runs.run_here("train", *flags)
     return code, output + errors
 
@@ -36,7 +36,7 @@ def test_a_run_without_its_bad_batches_ends_as_if_the_data_never_had_them(train,
   policy, bad = {"BadSteps.action": action}, (1, 6)  # before the first checkpoint, and after it
   code, output = train("bad", bad, **policy)
   assert code == 0, output
-  code, expected = train("expected", bad, missing=True, **policy)
+  code, expected = train("expected", bad, MISSING, **policy)
   assert code == 0, expected
   ends = [runs.arrays(tmp_path / name, STEPS) for name in ("bad", "expected")]
   assert runs.differing(*ends) == []
@@ -62,7 +62,7 @@ def test_a_run_that_left_a_batch_out_goes_on_with_the_right_ones(train, tmp_path
   code, output = train("bad", (2, 9), **policy)
   assert code == 0, output
   assert "Left out: rows 72 to" in output and "Left out: rows 16" not in output
-  assert train("expected", (2, 9), missing=True, **policy)[0] == 0
+  assert train("expected", (2, 9), MISSING, **policy)[0] == 0
   ends = [runs.arrays(tmp_path / name, STEPS) for name in ("bad", "expected")]
   assert runs.differing(*ends) == []
 
