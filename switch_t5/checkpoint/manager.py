@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -142,15 +143,22 @@ class CheckpointManager:
     Raises:
       CheckpointError: if it failed.
     """
-    saving, self._saving = self._saving, None
+    self._ask(self._checkpointer.wait_until_finished)
+    if self._saving is not None:
+      self._step, self._saving = self._saving, None
+
+  def check(self) -> None:
+    """Raises as `wait` does if the save that is being written has failed by now; does not wait."""
+    self._ask(self._checkpointer.check_for_errors)
+
+  def _ask(self, how_it_went: Callable[[], None]) -> None:
     try:
-      self._checkpointer.wait_until_finished()
-    except SwitchT5Error:
-      raise
+      how_it_went()
     except Exception as error:  # TensorStore reports a full disk as ValueError
-      raise _save_error(self._directory, saving, error) from error
-    if saving is not None:
-      self._step = saving
+      failed, self._saving = self._saving, None
+      if isinstance(error, SwitchT5Error):
+        raise
+      raise _save_error(self._directory, failed, error) from error
 
   def close(self) -> None:
     """Waits, and ends the threads. Raises as `wait` does."""

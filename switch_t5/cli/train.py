@@ -182,6 +182,7 @@ class Run:
       stack.enter_context(contextlib.closing(trace))
 
       def on_step(done: int) -> None:
+        self.checkpoints.check()  # of a save that is being written
         self.reporter.step(done)
         trace.step(done)
 

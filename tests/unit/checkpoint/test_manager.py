@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import shutil
+import time
 from typing import NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from switch_t5.checkpoint import manager as manager_module
 from switch_t5.checkpoint.listing import list_steps, step_path, verify_checkpoint
 from switch_t5.checkpoint.manager import CheckpointManager
 from switch_t5.errors import CheckpointError, ConfigError
@@ -223,6 +226,30 @@ def test_a_directory_that_cannot_be_made_is_an_error_at_once(tmp_path):
   manager = CheckpointManager(tmp_path / "file" / "checkpoints")
   with pytest.raises(CheckpointError, match="step 1 was not saved"):
     save(manager, 1)
+
+
+def test_a_save_that_fails_is_known_before_the_next_one_and_told_once(
+  manager, tmp_path, monkeypatch
+):
+  save(manager, 1)
+  manager.check()
+  manager.wait()
+  manager.check()
+
+  def full(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(manager_module, "seal", full)
+  save(manager, 2)
+  deadline = time.monotonic() + 60
+  with pytest.raises(CheckpointError, match="step 2 was not saved"):
+    while time.monotonic() < deadline:
+      manager.check()
+      time.sleep(0.01)
+  monkeypatch.undo()
+  save(manager, 2)
+  manager.wait()
+  assert list_steps(directory(tmp_path)) == [1, 2]
 
 
 def test_another_tree_is_shown_as_a_difference_and_nothing_older_is_taken(manager):
