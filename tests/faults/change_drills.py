@@ -33,8 +33,8 @@ def changes(folder: pathlib.Path, quick: bool) -> list[Outcome]:
     if code:
       raise RuntimeError(output)
   steps = 4 * len(meshes)
-  undisturbed = kill_drills.train(folder / "undisturbed", TRAIN_STEPS=steps)
-  one, other = (runs.arrays(path, steps) for path in (here / "model", undisturbed))
+  kill_drills.train_here(folder / "undisturbed", TRAIN_STEPS=steps)
+  one, other = (runs.arrays(f / "model", steps) for f in (here, folder / "undisturbed"))
   worst = max(
     float(np.abs(one[name] - other[name]).max() / max(np.abs(other[name]).max(), 1e-30))
     for name in other
@@ -56,7 +56,7 @@ def changes(folder: pathlib.Path, quick: bool) -> list[Outcome]:
   taken, step = 0, 0
   for rows, more in ((8, 4), (4, 4), (16, 4)):
     step, taken = step + more, taken + rows * more
-    kill_drills.train(here, TRAIN_STEPS=step, BATCH_SIZE=rows)
+    kill_drills.train_here(here, TRAIN_STEPS=step, BATCH_SIZE=rows)
   astray = rows_astray(here / "model", step, taken)
   what = "another batch size, 8, 4, 16"
   outcomes.append(Outcome(what, 2, 2, "0", str(astray), NOTHING, not astray))
@@ -98,7 +98,7 @@ def data(folder: pathlib.Path, quick: bool) -> list[Outcome]:
 
 def _damaged_shards(folder: pathlib.Path) -> Outcome:
   """Trains once, damages the shard that was written, and trains again."""
-  kill_drills.train(folder / "good", TRAIN_STEPS=2)
+  kill_drills.train_here(folder / "good", TRAIN_STEPS=2)
   named = 0
   for name, damage in DAMAGES.items():
     here = folder / name.replace(" ", "_")

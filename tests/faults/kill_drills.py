@@ -33,7 +33,7 @@ class Slow:
   def __init__(self, reader): self.reader = reader
   def __getattr__(self, name): return getattr(self.reader, name)
   def __iter__(self): return self
-  def __next__(self): time.sleep(2.0); return next(self.reader)
+  def __next__(self): time.sleep(1.0); return next(self.reader)
 IndexedData.train_reader = lambda data, rows: Slow(make(data, rows))
 """
 
@@ -42,14 +42,6 @@ def flags(folder: pathlib.Path, **macros: object) -> list[str]:
   """Returns the flags of a run that saves often; `macros` win."""
   given = {"CHECKPOINT_PERIOD": PERIOD, "EVAL_PERIOD": 10**6, "LOG_PERIOD": 1} | macros
   return runs.tiny_flags(folder, **given)
-
-
-def train(folder: pathlib.Path, **macros: object) -> pathlib.Path:
-  """Trains to the end without a fault; returns MODEL_DIR."""
-  code, output = runs.finish(runs.start("train", *flags(folder, **macros)))
-  if code:
-    raise RuntimeError(f"train ended with {code}:\n{output}")
-  return folder / "model"
 
 
 def train_here(folder: pathlib.Path, **macros: object) -> str:
@@ -62,9 +54,10 @@ def train_here(folder: pathlib.Path, **macros: object) -> str:
 
 def kills(folder: pathlib.Path, quick: bool) -> list[Outcome]:
   """Kills runs, two beside each other, and compares their ends with undisturbed ones'."""
-  series, count = (1, 10) if quick else (2, 100)
+  series, count = 2, 5 if quick else 100
   steps = STEPS_OF_A_KILL * count
-  undisturbed = train(folder / "undisturbed", TRAIN_STEPS=steps)
+  undisturbed = folder / "undisturbed" / "model"
+  train_here(undisturbed.parent, TRAIN_STEPS=steps)
   with concurrent.futures.ThreadPoolExecutor(series) as executor:
     lost = list(
       executor.map(
@@ -159,7 +152,8 @@ def signals(folder: pathlib.Path, quick: bool) -> list[Outcome]:
     stopped_at = int(at[1]) if at else runs.last_step(model_dir)
   steps = stopped_at + 2
   code, output = runs.finish(runs.start("train", *flags(folder, TRAIN_STEPS=steps)))
-  final, same = compared(model_dir, train(folder / "undisturbed", TRAIN_STEPS=steps), steps)
+  train_here(folder / "undisturbed", TRAIN_STEPS=steps)
+  final, same = compared(model_dir, folder / "undisturbed" / "model", steps)
   astray = rows_astray(model_dir, steps)
   good = code == 0 and same and not astray
   return [
