@@ -24,12 +24,8 @@ def read(model_dir: Location) -> list[BadBatch]:
   """
   try:
     return [BadBatch(**batch) for batch in json.loads(read_text(model_dir / FILE))]
-  except (
-    FileNotFoundError,
-    NotADirectoryError,
-    PermissionError,
-  ):  # the run's lock says what is wrong
-    return []
+  except (FileNotFoundError, NotADirectoryError, PermissionError):
+    return []  # of what is wrong with MODEL_DIR the run's lock says more
   except (ValueError, TypeError) as error:
     raise ConfigError(
       "The record of batches that are left out cannot be read.",

@@ -33,7 +33,7 @@ from switch_t5.metrics.alarms import Alarms
 from switch_t5.metrics.goodput import CHECKPOINT, COMPILATION, EVALUATION
 from switch_t5.model.config import ModelConfig
 from switch_t5.storage.location import location
-from switch_t5.training.bad_steps import SKIP
+from switch_t5.training.bad_steps import GO_BACK, SKIP
 from switch_t5.training.goodput import Ledger
 from switch_t5.training.hooks import CheckpointHook, EvalHook, LogHook
 from switch_t5.training.host_spread import HostSpread
@@ -260,7 +260,8 @@ class Run:
       self.reader = self.teacher.reader(self.reader, self.session.rows)
       # A run that goes on with another teacher would end as neither made it.
       self.identity |= {"teacher": self.teacher.fingerprint}
-    self.beginning = self.reader.state()
+    if self.config.bad_steps.action == GO_BACK:
+      self.beginning = self.reader.state()  # of a stream megabytes, from all processes
     # Not at the first evaluation: a split that is smaller than a row is refused now.
     self.data.validation_reader(self.session.rows)
     self.say(f"Data: {self.config.dataset.mixture_or_task_name}, {self.data.description}")

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import collections
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,39 +25,37 @@ class PieceCounts:
   """
 
   def __init__(self, routers: Sequence[str], num_experts: int, piece: Callable[[int], str]):
-    self._routers, self._num_experts, self._piece = list(routers), num_experts, piece
-    self._taken: list[list[np.ndarray]] = [[] for _ in self._routers]
+    self._num_experts, self._piece = num_experts, piece
+    # By (token id, expert), of each router.
+    self._counts = {name: collections.Counter[tuple[int, int]]() for name in routers}
 
   def add(self, taken: Iterable[np.ndarray | None]) -> None:
     """Adds a batch: (token id, expert) of choices, int32 [R, n, 2] of each stack; -1 is no token."""
     arrays = (array for array in taken if array is not None)
     rows = (row for array in arrays for row in np.asarray(array))
-    for found, row in zip(self._taken, rows, strict=True):
-      found.append(row[row[:, 0] >= 0])
+    for found, row in zip(self._counts.values(), rows, strict=True):
+      pairs, counts = np.unique(row[row[:, 0] >= 0], axis=0, return_counts=True)
+      found.update(dict(zip(map(tuple, pairs.tolist()), counts.tolist(), strict=True)))
 
   def as_json(self, step: int) -> dict[str, Any]:
     """Returns by router of each expert: its tokens, its commonest pieces with their shares of these,
     and its own: pieces of which most came to it, with how much of them.
     """
-    routers = {
-      name: self._of_router(np.concatenate(found))
-      for name, found in zip(self._routers, self._taken, strict=True)
-      if found
-    }
+    routers = {name: self._of_router(counts) for name, counts in self._counts.items()}
     return {"step": step, "routers": routers}
 
-  def _of_router(self, taken: np.ndarray) -> list[dict[str, Any]]:
-    pairs, counts = np.unique(taken, axis=0, return_counts=True)
-    _, at, of_piece = np.unique(taken[:, 0], return_inverse=True, return_counts=True)
-    seen = dict(zip(taken[:, 0].tolist(), of_piece[at].tolist(), strict=True))
+  def _of_router(self, counts: Mapping[tuple[int, int], int]) -> list[dict[str, Any]]:
+    seen: dict[int, int] = collections.Counter()
+    of_expert: list[dict[int, int]] = [{} for _ in range(self._num_experts)]
+    for (token, expert), count in counts.items():
+      seen[token] += count
+      of_expert[expert][token] = count
     experts = []
-    for expert in range(self._num_experts):
-      here = pairs[:, 1] == expert
-      ids, its_counts = pairs[here, 0].tolist(), counts[here].tolist()
-      tokens = sum(its_counts)
-      shares = {i: count / tokens for i, count in zip(ids, its_counts, strict=True)}
-      parts = {i: count / seen[i] for i, count in zip(ids, its_counts, strict=True)}
-      own = {i: part for i, part in parts.items() if seen[i] >= _SEEN and part > _MOSTLY}
+    for found in of_expert:
+      tokens = sum(found.values())
+      shares = {token: count / tokens for token, count in found.items()}
+      parts = {token: count / seen[token] for token, count in found.items() if seen[token] >= _SEEN}
+      own = {token: part for token, part in parts.items() if part > _MOSTLY}
       experts.append({"tokens": tokens, "top": self._greatest(shares), "own": self._greatest(own)})
     return experts
 

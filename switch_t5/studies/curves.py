@@ -36,16 +36,10 @@ class Run(NamedTuple):
 
 def points(run: Run, name: str) -> Sequence[Point]:
   """Returns a metric by its public name; `router/*/STATISTIC` is the mean over the routers."""
-  if not name.startswith("router/*/"):
+  every, _, statistic = name.rpartition("/")
+  if every != "router/*":
     return run.metrics.get(name, ())
-  ending = name.removeprefix("router/*")
-  return mean_curve(
-    [
-      found
-      for metric, found in run.metrics.items()
-      if metric.startswith("router/") and metric.endswith(ending)
-    ]
-  )
+  return mean_curve(_of_routers(run, "router/", statistic))
 
 
 def held_out(run: Run) -> list[Point]:
@@ -111,13 +105,18 @@ def greatest(run: Run, name: str) -> float | None:
 
 def of_encoder(run: Run, statistic: str) -> float | None:
   """Returns a statistic of the encoder's routers, mean over them and over the log windows."""
-  values = [
-    value
-    for name, points in run.metrics.items()
-    if name.startswith("router/encoder/") and name.endswith(f"/{statistic}")
-    for _, value in points
-  ]
+  curves = _of_routers(run, "router/encoder/", statistic)
+  values = [value for curve in curves for _, value in curve]
   return statistics.fmean(values) if values else None
+
+
+def _of_routers(run: Run, beginning: str, statistic: str) -> list[Sequence[Point]]:
+  """Returns a statistic of each router whose metrics' names begin so."""
+  return [
+    found
+    for name, found in run.metrics.items()
+    if name.startswith(beginning) and name.endswith(f"/{statistic}")
+  ]
 
 
 def mean_curve(curves: Sequence[Sequence[Point]]) -> list[Point]:

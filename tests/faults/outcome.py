@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import runs
+from bad_data import ROWS
 
-ROWS = 8  # of a batch of the tiny run
 NOTHING = "-"
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import runs
+from outcome import resumed_from
 
 TOLERANCE = 1e-4  # relative; the order of sums differs
 PEER_TIMEOUT = 10
@@ -120,19 +121,19 @@ def lost(folder: pathlib.Path) -> bool:
     codes = sorted({code for code, _ in ended})
     errors = max(output.count("switch_t5: ") for _, output in ended)
     walls = sum("stack trace" in output or "Traceback" in output for _, output in ended)
-    goes_on = resumed_from(folder)
+    goes_on = _goes_on_from(folder)
     held &= codes == [expected] and errors == 1 and not walls and goes_on is not None
     print(f"| {what} | {index} | {codes} | {seconds:.1f} | {errors} | {goes_on} |", flush=True)
   print()
   return held
 
 
-def resumed_from(folder: pathlib.Path) -> str | None:
+def _goes_on_from(folder: pathlib.Path) -> str | None:
   """Runs all four processes for two steps more; returns what they went on from."""
   last = max(runs.last_step(folder / "model"), _newest(folder)) + 2
   code, output = runs.finish_all(start(4, *flags(folder, 2, TRAIN_STEPS=last)))[0]
-  line = next((line for line in output.splitlines() if line.startswith("Resuming")), None)
-  return line.removeprefix("Resuming from ").partition(",")[0] if line and not code else None
+  step = resumed_from(output)
+  return f"step {step}" if step and not code else None
 
 
 def _newest(folder: pathlib.Path) -> int:

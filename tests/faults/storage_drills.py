@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import flaky_proxy
 import object_stores
 import runs
+from outcome import resumed_from
 
 from switch_t5.checkpoint.listing import list_steps
 from switch_t5.metrics.writer import METRICS_FILE, read_metrics
@@ -162,8 +163,8 @@ def _two_processes(folder: pathlib.Path, place: str) -> bool:
 
 
 def _resumed(output: str) -> str:
-  line = next((line for line in output.splitlines() if line.startswith("Resuming")), "")
-  return line.split(",")[0].removeprefix("Resuming from ") or "the beginning"
+  step = resumed_from(output)
+  return f"step {step}" if step else "the beginning"
 
 
 def _differing(folder: pathlib.Path, place: str, expected: pathlib.Path) -> list[str]:
