@@ -69,12 +69,17 @@ def parse(text: str) -> Topology:
       "The topology cannot be read." if parts is None else "The topology is of an unknown chip.",
       value=text,
       rule=_SPELLING,
-      remedy=_respelt(text) or suggest(text.partition(":")[0], CHIPS),
+      remedy=_respelt(text) or _shaped(text) or suggest(text.partition(":")[0], CHIPS),
     )
   chip, shape = CHIPS[name], tuple(map(int, parts[2].split("x")))
   slices = int(parts[3] or 1)
   if min(*shape, slices) < 1:
-    raise ConfigError("A topology has no devices.", value=text, rule="all numbers are positive")
+    raise ConfigError(
+      "A topology has no devices.",
+      value=text,
+      rule="all numbers are positive",
+      remedy=_shaped(text),
+    )
   if chip.platform == "tpu":
     return _tpu(text, chip, shape, slices)
   return _others(text, chip, shape, parts[3] is None)
@@ -230,6 +235,13 @@ def _respelt(text: str) -> str | None:
     return None
   chips = int(parts[2]) if chip.name in _SINGLE_CORE else int(parts[2]) // 2
   return f"{text} is {_spelt(chip, max(1, chips))}, or another shape of {chips} chips."
+
+
+def _shaped(text: str) -> str | None:
+  """Says how devices of a known chip are written."""
+  name = text.partition(":")[0]
+  chip = CHIPS.get(_RENAMED.get(name, name))
+  return None if chip is None else f"e.g. {_spelt(chip, 64)}"
 
 
 def _spelt(chip: Chip, chips: int) -> str:
