@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from switch_t5.layers.dense import stable_logits
 from switch_t5.layers.initializers import truncated_normal
-from switch_t5.sharding.annotate import gathered, param
+from switch_t5.sharding.annotate import batch_shards, constrain, gathered, param
 from switch_t5.types import Array, DType
 
 
@@ -41,15 +43,38 @@ class Embedding(nnx.Module):
     self.embedding = param(table, ("vocab", "embed"))
     self.dtype = dtype
 
-  def __call__(self, token_ids: Array) -> Array:
-    """Maps int32 [tokens] to [tokens, d]."""
-    # Cast before: with V split over model the rows are a sum over devices, in the activations' type.
-    return look_up(gathered(self.embedding, self.dtype), token_ids)
+  def tables(self) -> Array | None:
+    """Returns the table in `dtype` once for each shard of the batch, [shards, V, d]; None for one shard.
 
-  def logits(self, x: Array) -> Array:
-    """Maps [tokens, d] to float32 [tokens, V], scaled by d^-1/2 as tied T5 does."""
+    Lookups and logits that are given the same ones have their gradients summed on each device, before
+    they are summed over devices: what crosses is one table in `dtype`, not one for each use.
+    """
+    if (shards := batch_shards()) == 1:
+      return None
+    table = self._table()
+    return constrain(jnp.broadcast_to(table, (shards, *table.shape)), "batch", "vocab", "embed")
+
+  def __call__(self, token_ids: Array, tables: Array | None = None) -> Array:
+    """Maps int32 [tokens] to [tokens, d]; each shard of the tokens by its own of `tables`, if given."""
+    return self._by_shard(look_up, token_ids, tables)
+
+  def logits(self, x: Array, tables: Array | None = None) -> Array:
+    """Maps [tokens, d] to float32 [tokens, V], scaled by d^-1/2 as tied T5 does; `tables` as above."""
     x = x * jnp.asarray(x.shape[-1] ** -0.5, x.dtype)
-    return stable_logits(x, gathered(self.embedding, x.dtype).T)
+    return self._by_shard(lambda table, x: stable_logits(x, table.T), x, tables)
+
+  def _table(self) -> Array:
+    # Cast before: with V split over model the rows are a sum over devices, in the activations' type.
+    return gathered(self.embedding, self.dtype)
+
+  def _by_shard(
+    self, use: Callable[[Array, Array], Array], x: Array, tables: Array | None
+  ) -> Array:
+    """Returns use(table, x) of x [tokens, ...]."""
+    if tables is None:
+      return use(self._table(), x)
+    found = jax.vmap(use)(tables, x.reshape(tables.shape[0], -1, *x.shape[1:]))
+    return found.reshape(-1, found.shape[-1])
 
 
 class LogitsDense(nnx.Module):

@@ -64,6 +64,7 @@ class SwitchTransformer(nnx.Module):
     *,
     capacity_factor: float | None,
     key: RowKey | None = None,
+    tables: Array | None = None,
   ) -> tuple[Array, RouterReport]:
     """Encodes.
 
@@ -72,11 +73,12 @@ class SwitchTransformer(nnx.Module):
       segment_ids: int32 [B, S], 0 on padding.
       capacity_factor: of the Switch layers; None for dropless, as in all inference.
       key: for dropout and jitter; None for neither.
+      tables: those of `Embedding.tables`, where others use them too.
 
     Returns:
       [B * S, d] and the encoder's router reports.
     """
-    x = self.embed(tokens)
+    x = self.embed(tokens, tables)
     with jax.named_scope("encoder"):  # by which a compiled program is read
       return self.encoder(
         x,
@@ -96,6 +98,7 @@ class SwitchTransformer(nnx.Module):
     *,
     capacity_factor: float | None,
     key: RowKey | None = None,
+    tables: Array | None = None,
   ) -> ModelOutput:
     """Decodes all positions at once (teacher forcing).
 
@@ -106,11 +109,12 @@ class SwitchTransformer(nnx.Module):
       segment_ids: int32 [B, T], 0 on padding.
       capacity_factor: of the Switch layers; None for dropless, as in all inference.
       key: for dropout and jitter; None for neither.
+      tables: those of `Embedding.tables`, where others use them too.
 
     Returns:
       Logits [B * T, V] and the decoder's router reports.
     """
-    x = self.embed(tokens)
+    x = self.embed(tokens, tables)
     with jax.named_scope("decoder"):
       x, report = self.decoder(
         x,
@@ -121,19 +125,21 @@ class SwitchTransformer(nnx.Module):
         key=key,
         memory=Memory(encoded, segment_mask(segment_ids, encoder_segment_ids)),
       )
-    return ModelOutput(self.logits(x), report._replace(taken=None), (report.taken,))
+    return ModelOutput(self.logits(x, tables), report._replace(taken=None), (report.taken,))
 
   def __call__(
     self, batch: DeviceBatch, *, capacity_factor: float | None, key: RowKey | None = None
   ) -> ModelOutput:
     """Runs a batch of `switch_t5.batch` ([B, length] features) through encoder and decoder."""
     encoder_key, decoder_key = split_key(key, 2)
+    tables = self.token_embedder.tables()
     encoder_segment_ids = batch[features.ENCODER_SEGMENT_IDS]
     encoded, encoder_report = self.encode(
       batch[features.ENCODER_INPUT_TOKENS],
       encoder_segment_ids,
       capacity_factor=capacity_factor,
       key=encoder_key,
+      tables=tables,
     )
     output = self.decode(
       encoded,
@@ -142,6 +148,7 @@ class SwitchTransformer(nnx.Module):
       batch[features.DECODER_SEGMENT_IDS],
       capacity_factor=capacity_factor,
       key=decoder_key,
+      tables=tables,
     )
     taken = (encoder_report.taken, *output.taken)
     reports = jax.tree.map(
@@ -149,12 +156,12 @@ class SwitchTransformer(nnx.Module):
     )
     return ModelOutput(output.logits, reports, taken)
 
-  def logits(self, x: Array) -> Array:
+  def logits(self, x: Array, tables: Array | None = None) -> Array:
     """Maps the decoder's output [tokens, d] to float32 [tokens, V]."""
     tied = self.logits_via_embedding
-    logits = self.token_embedder.logits(x) if tied else self.decoder.logits_dense(x)
+    logits = self.token_embedder.logits(x, tables) if tied else self.decoder.logits_dense(x)
     return constrain(logits, "batch", "vocab")
 
-  def embed(self, tokens: Array) -> Array:
+  def embed(self, tokens: Array, tables: Array | None = None) -> Array:
     """Maps int32 [B, L] to [B * L, d]."""
-    return constrain(self.token_embedder(tokens.reshape(-1)), "batch", "embed")
+    return constrain(self.token_embedder(tokens.reshape(-1), tables), "batch", "embed")

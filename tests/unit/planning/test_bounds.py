@@ -18,6 +18,7 @@ from switch_t5.losses.objective import LossConfig
 from switch_t5.model.config import ModelConfig
 from switch_t5.model.definition import define_model
 from switch_t5.model.router_config import RouterConfig
+from switch_t5.planning import program
 from switch_t5.planning.bounds import bounds, least, wire_bytes
 from switch_t5.planning.plan import Collective
 from switch_t5.planning.step import Step, device_bytes, parameters, state_arrays
@@ -174,15 +175,33 @@ def compiled(planned: Step) -> str:
     return lowered.compile({"xla_backend_optimization_level": 0}).as_text()
 
 
-def test_a_compiled_step_sends_the_tokens_that_the_bound_says():
+@pytest.fixture(scope="module")
+def on_eight() -> tuple[Step, str]:
+  """A step with all three axes, and its program."""
   planned = step((2, 2, 2), TINY, rows=ROWS, lengths=LENGTHS)
+  return planned, compiled(planned)
+
+
+def test_a_compiled_step_sends_the_tokens_that_the_bound_says(on_eight):
+  planned, text = on_eight
   expected: Counter = Counter()
   for c in bounds(planned):
     if c.kind != "all-reduce":
       # The bound counts operands, the text says results.
       results = {"all-gather": planned.mesh.model, "reduce-scatter": 1 / planned.mesh.model}
       expected[c.kind, int(c.bytes * results.get(c.kind, 1))] += c.times
-  found = Counter(
-    (c.kind, 4 * sum(c.sizes)) for c in collectives(compiled(planned)) if c.kind != "all-reduce"
-  )
+  found = Counter((c.kind, 4 * sum(c.sizes)) for c in collectives(text) if c.kind != "all-reduce")
   assert found == expected
+
+
+def test_a_compiled_step_sums_each_gradient_once(on_eight):
+  """The embedding's too, which two lookups and the logits have."""
+  planned, text = on_eight
+
+  def summed(found, *axes):
+    return sum(c.total for c in found if c.axes == axes and c.phase == "backward")
+
+  found, least = program.collectives(text, make_mesh(planned.mesh)), bounds(planned)
+  assert summed(found, "data") == summed(least, "data")
+  more = summed(found, "data", "expert") - summed(least, "data", "expert")
+  assert 0 <= more < 200  # bytes: some numbers of the loss and the routers
