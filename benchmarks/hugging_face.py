@@ -124,7 +124,7 @@ def our_step(name: str, batch_size: int, dropout_rate: float) -> Callable[[], ob
 
   def step() -> None:
     nonlocal state
-    state, metrics = compiled(state, batch, session.seed)
+    state, metrics = compiled(state, batch, session.seed, None)
     jax.block_until_ready(metrics)
 
   return step

@@ -86,7 +86,9 @@ def _stable_logits_forward(x, kernel):
 
 
 def _stable_logits_backward(residuals, g):
-  return _matmul_backward(residuals, g.astype(residuals[0].dtype))
+  gradients = _matmul_backward(residuals, g.astype(residuals[0].dtype))
+  # Both at once: XLA may put off the kernel's to the step's end, and g, [tokens, V], would wait for it.
+  return jax.lax.optimization_barrier(gradients)
 
 
 stable_logits.defvjp(_stable_logits_forward, _stable_logits_backward)
