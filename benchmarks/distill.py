@@ -40,10 +40,11 @@ def step_of(session: Session, batch: DeviceBatch, **teacher: Any) -> Callable[[]
   """
   state = init_state(session.definition, session.optimizer, session.abstract, seed=0)
   compiled = session.trace_train_step(state, **teacher).lower().compile()
+  train_step = session.train_step(compiled, teacher.get("frozen"))
 
   def run() -> object:
     nonlocal state
-    state, metrics = compiled(state, batch, session.seed, teacher.get("frozen"))
+    state, metrics = train_step(state, batch)
     return metrics
 
   return run

@@ -120,11 +120,11 @@ def our_step(name: str, batch_size: int, dropout_rate: float) -> Callable[[], ob
   batch = session.place(full_rows(batch_size))
   with jax.set_mesh(session.mesh):
     state = init_state(session.definition, session.optimizer, session.abstract, seed=0)
-    compiled = session.trace_train_step(state).lower().compile()
+    train_step = session.train_step(session.trace_train_step(state).lower().compile())
 
   def step() -> None:
     nonlocal state
-    state, metrics = compiled(state, batch, session.seed, None)
+    state, metrics = train_step(state, batch)
     jax.block_until_ready(metrics)
 
   return step

@@ -63,11 +63,11 @@ def worker(name: str) -> dict[str, float]:
     )
     estimated = closed_form.memory(training.step, training.arrays, 0)
     state = init_state(session.definition, session.optimizer, session.abstract, seed=0)
-    batch = random_rows(session)
+    batch, train_step = random_rows(session), session.train_step(compiled)
     grown = -forget_peak()
     for _ in range(_STEPS):
       # One at a time: those that wait have temporaries of their own on the CPU.
-      state, _ = jax.block_until_ready(compiled(state, batch, session.seed, None))
+      state, _ = jax.block_until_ready(train_step(state, batch))
   grown += peak()
   if jax.devices()[0].platform == "cpu":
     grown += sum(leaf.nbytes for leaf in jax.tree.leaves(state))

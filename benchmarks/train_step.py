@@ -53,7 +53,7 @@ class Steps:
     self.session, self.batches, self.writer = session, batches, writer
     self.state = init_state(session.definition, session.optimizer, session.abstract, seed=0)
     compiled = session.trace_train_step(self.state).lower().compile()
-    self.step = lambda state, batch: compiled(state, batch, session.seed, None)
+    self.step = session.train_step(compiled)
     self.batch = next(batches)
 
   def bare(self) -> float:

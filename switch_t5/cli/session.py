@@ -34,7 +34,7 @@ from switch_t5.sharding.rules import PARAMETER_RULES
 from switch_t5.training.eval_step import EvalStep, build_eval_step
 from switch_t5.training.objective import CrossEntropyObjective, SoftTargets
 from switch_t5.training.state import TrainState, abstract_state
-from switch_t5.training.train_step import build_train_step
+from switch_t5.training.train_step import TrainStep, build_train_step
 from switch_t5.training.trained import ALL, trained_parameters
 from switch_t5.types import DeviceBatch, HostBatch, PyTree
 
@@ -124,6 +124,10 @@ class Session:
       bad_steps=self.config.bad_steps,
     )
     return train_step.trace(state, self.abstract_batch(teacher_k), self.seed, frozen)
+
+  def train_step(self, compiled: jax.stages.Compiled, frozen: PyTree = None) -> TrainStep:
+    """Returns a compiled step as a loop calls it, with the run's seed and the `frozen` of its trace."""
+    return lambda state, batch: compiled(state, batch, self.seed, frozen)
 
   @property
   def seed(self) -> np.uint32:

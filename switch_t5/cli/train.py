@@ -326,7 +326,7 @@ class Run:
     compiled = traced.lower().compile()
     self.ledger.enter(before)
     self.say(f"Compiled in {time.perf_counter() - started:.1f} s.")
-    return lambda state, batch: compiled(state, batch, session.seed, frozen)
+    return session.train_step(compiled, frozen)
 
   def batches(self) -> Iterator[tuple[int, DeviceBatch]]:
     """Yields global batches with the places of their first rows, and passes over those that are left

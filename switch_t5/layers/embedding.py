@@ -11,7 +11,7 @@ from flax import nnx
 
 from switch_t5.layers.dense import stable_logits
 from switch_t5.layers.initializers import truncated_normal
-from switch_t5.sharding.annotate import batch_shards, constrain, gathered, param
+from switch_t5.sharding.annotate import batch_shards, copied, gathered, param
 from switch_t5.types import Array, DType
 
 
@@ -46,13 +46,12 @@ class Embedding(nnx.Module):
   def tables(self) -> Array | None:
     """Returns the table in `dtype` once for each shard of the batch, [shards, V, d]; None for one shard.
 
-    Lookups and logits that are given the same ones have their gradients summed on each device, before
-    they are summed over devices: what crosses is one table in `dtype`, not one for each use.
+    The gradient of lookups and logits that are given the same ones crosses devices as one table in
+    `dtype`, not as one for each use.
     """
     if (shards := batch_shards()) == 1:
       return None
-    table = self._table()
-    return constrain(jnp.broadcast_to(table, (shards, *table.shape)), "batch", "vocab", "embed")
+    return copied(self._table(), shards, "vocab", "embed")
 
   def __call__(self, token_ids: Array, tables: Array | None = None) -> Array:
     """Maps int32 [tokens] to [tokens, d]; each shard of the tokens by its own of `tables`, if given."""

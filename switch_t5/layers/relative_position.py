@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from switch_t5.sharding.annotate import constrain, param
+from switch_t5.sharding.annotate import constrain, copied, param
 from switch_t5.types import Array
 
 NUM_BUCKETS = 32
@@ -55,13 +55,10 @@ class RelativePositionBias(nnx.Module):
     With a copy for each shard of the batch, a device has its gradient to itself until it is summed over
     all layers: what crosses devices is a sum of the table once, not of [H, length, length] a layer.
     """
-    table = jnp.asarray(self.rel_embedding[...])
-    copied = jnp.broadcast_to(table, (copies, *table.shape))
-    if copies > 1:
-      copied = constrain(copied, "batch", "heads", "relpos_buckets")
+    table = copied(jnp.asarray(self.rel_embedding[...]), copies, "heads", "relpos_buckets")
     distances = np.arange(1 - length, length, dtype=np.int32)
     buckets = relative_position_bucket(distances, bidirectional=self.bidirectional)
-    by_distance = copied[..., buckets]
+    by_distance = table[..., buckets]
     # Computed on the device: as a constant it would make the program length^2 large.
     position = jnp.arange(length, dtype=jnp.int32)
     bias = by_distance[..., position[None, :] - position[:, None] + length - 1]

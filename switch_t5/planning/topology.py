@@ -63,22 +63,22 @@ def parse(text: str) -> Topology:
     ConfigError: if the kind is unknown, or no such devices can be had.
   """
   parts = _TOPOLOGY.fullmatch(text)
-  name = _RENAMED.get(parts[1], parts[1]) if parts else ""
-  if parts is None or name not in CHIPS:
+  chip = _chip(parts[1]) if parts else None
+  if parts is None or chip is None:
     raise ConfigError(
       "The topology cannot be read." if parts is None else "The topology is of an unknown chip.",
       value=text,
       rule=_SPELLING,
       remedy=_respelt(text) or _shaped(text) or suggest(text.partition(":")[0], CHIPS),
     )
-  chip, shape = CHIPS[name], tuple(map(int, parts[2].split("x")))
+  shape = tuple(map(int, parts[2].split("x")))
   slices = int(parts[3] or 1)
   if min(*shape, slices) < 1:
     raise ConfigError(
       "A topology has no devices.",
       value=text,
       rule="all numbers are positive",
-      remedy=_shaped(text),
+      remedy=f"e.g. {_spelt(chip, 64)}",
     )
   if chip.platform == "tpu":
     return _tpu(text, chip, shape, slices)
@@ -227,10 +227,15 @@ def _translated(message: str) -> str:
   return message.splitlines()[0][:200]
 
 
+def _chip(name: str) -> Chip | None:
+  """Returns the chip of that name, ours or Google Cloud's."""
+  return CHIPS.get(_RENAMED.get(name, name))
+
+
 def _respelt(text: str) -> str | None:
   """Says how we spell an accelerator of Google Cloud, e.g. v5litepod-16."""
   parts = _ACCELERATOR.fullmatch(text)
-  chip = CHIPS.get(_RENAMED.get(parts[1], parts[1])) if parts else None
+  chip = _chip(parts[1]) if parts else None
   if parts is None or chip is None or chip.platform != "tpu":
     return None
   chips = int(parts[2]) if chip.name in _SINGLE_CORE else int(parts[2]) // 2
@@ -239,8 +244,7 @@ def _respelt(text: str) -> str | None:
 
 def _shaped(text: str) -> str | None:
   """Says how devices of a known chip are written."""
-  name = text.partition(":")[0]
-  chip = CHIPS.get(_RENAMED.get(name, name))
+  chip = _chip(text.partition(":")[0])
   return None if chip is None else f"e.g. {_spelt(chip, 64)}"
 
 

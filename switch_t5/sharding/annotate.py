@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
@@ -46,6 +47,21 @@ def batch_shards() -> int:
   """Returns over how many devices the batch is split; 1 outside a mesh."""
   sizes = jax.sharding.get_abstract_mesh().shape
   return math.prod(sizes.get(axis, 1) for axis in (DATA, EXPERT))
+
+
+def copied(x: Array, copies: int, *axes: str | None) -> Array:
+  """Returns x [...] as [copies, ...]; of more than one each is on a shard of the batch.
+
+  A device has its copy's gradient to itself, summed over all uses, until they are summed over devices
+  once.
+
+  Args:
+    x: that all shards use.
+    copies: 1 or `batch_shards()`.
+    *axes: a logical axis name (or None) for each dimension of x.
+  """
+  found = jnp.broadcast_to(x, (copies, *x.shape))
+  return constrain(found, "batch", *axes) if copies > 1 else found
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
